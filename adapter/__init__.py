@@ -1,0 +1,1 @@
+"""The adapter of PulseOps edge: keeps what the agent sends in SQLite or Cassandra."""

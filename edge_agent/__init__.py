@@ -1,0 +1,3 @@
+"""The telemetry agent of PulseOps edge."""
+
+__version__ = "0.1.0"

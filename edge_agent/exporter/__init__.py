@@ -1,0 +1,1 @@
+"""Queues, and the clients that empty them into a peer."""

@@ -1,0 +1,1 @@
+"""The health endpoint: JSON, Prometheus text and the service notifications."""

@@ -1,0 +1,1 @@
+"""The OTLP wire, pure: bytes in, bytes out, no I/O."""
