@@ -57,12 +57,15 @@ class Log:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
-    def _emit(self, level: int, message: str, fields: dict[str, object]) -> None:
+    def _emit(
+        self,
+        level: int,
+        message: str,
+        fields: dict[str, object],
+        exc_info: BaseException | None = None,
+    ) -> None:
         if self._logger.isEnabledFor(level):
-            error = fields.pop("exc_info", None)
-            self._logger.log(
-                level, "%s", message, extra={"fields": fields}, exc_info=error is not None and error
-            )
+            self._logger.log(level, "%s", message, extra={"fields": fields}, exc_info=exc_info)
 
     def debug(self, message: str, **fields: object) -> None:
         """What helps to follow one request."""
@@ -76,9 +79,11 @@ class Log:
         """Something went wrong and we go on without loss."""
         self._emit(logging.WARNING, message, fields)
 
-    def error(self, message: str, **fields: object) -> None:
-        """Data was lost, or a person has to act; `exc_info=exception` adds its traceback."""
-        self._emit(logging.ERROR, message, fields)
+    def error(
+        self, message: str, *, exc_info: BaseException | None = None, **fields: object
+    ) -> None:
+        """Data was lost, or a person has to act; `exc_info` adds that exception's traceback."""
+        self._emit(logging.ERROR, message, fields, exc_info)
 
 
 def start(level: str, *, journal: bool, stream: TextIO | None = None) -> None:

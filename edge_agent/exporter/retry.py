@@ -38,7 +38,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """The peer does not know us (UNAUTHENTICATED, PERMISSION_DENIED, 401, 403): the data is good."""
+    """UNAUTHENTICATED, PERMISSION_DENIED, 401, 403: we are refused, the data is good."""
 
     code: str
     message: str
