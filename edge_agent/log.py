@@ -67,20 +67,20 @@ class Log:
         if self._logger.isEnabledFor(level):
             self._logger.log(level, "%s", message, extra={"fields": fields}, exc_info=exc_info)
 
-    def debug(self, message: str, **fields: object) -> None:
+    def debug(self, message: str, /, **fields: object) -> None:
         """What helps to follow one request."""
         self._emit(logging.DEBUG, message, fields)
 
-    def info(self, message: str, **fields: object) -> None:
+    def info(self, message: str, /, **fields: object) -> None:
         """A change of state that an operator may want to know."""
         self._emit(logging.INFO, message, fields)
 
-    def warning(self, message: str, **fields: object) -> None:
+    def warning(self, message: str, /, **fields: object) -> None:
         """Something went wrong and we go on without loss."""
         self._emit(logging.WARNING, message, fields)
 
     def error(
-        self, message: str, *, exc_info: BaseException | None = None, **fields: object
+        self, message: str, /, *, exc_info: BaseException | None = None, **fields: object
     ) -> None:
         """Data was lost, or a person has to act; `exc_info` adds that exception's traceback."""
         self._emit(logging.ERROR, message, fields, exc_info)

@@ -1,0 +1,52 @@
+# `make run` and `make test` are all a newcomer needs; each sets up what it needs, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help venv run test check peers soak settings clean
+
+help:  ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## /make \1  - /p' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	PYTHON="$(PYTHON)" tools/venv.sh $(VENV)
+
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e '.[adapter,fast]'
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/.run
+
+venv: $(VENV)/.test  ## the development environment in .venv
+
+run: $(VENV)/.run  ## agent and adapter on this machine, with the embedded store
+	@$(BIN)/python -m tools.run
+
+check: $(VENV)/.test  ## format, lint, types, import contracts, generated parts of the README
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.settings_table --check
+
+peers:  ## build or install the real peers that tests use, once
+	tests/peers/collector/build.sh
+	tests/peers/promtool.sh
+
+test: $(VENV)/.test  ## all tests; real peers where this machine has them
+	@tools/peers.sh
+	$(BIN)/python -m pytest -m 'not soak' --cov --cov-report=term
+
+soak: $(VENV)/.test  ## ten minutes of `make run` at a 1 s interval
+	@tools/peers.sh
+	$(BIN)/python -m pytest -m soak -s
+
+settings: $(VENV)/.test  ## write the settings table into the README again
+	$(BIN)/python -m tools.settings_table
+
+clean:  ## remove the environment and what `make run` stored
+	rm -rf $(VENV) .run

@@ -1,0 +1,396 @@
+"""One queue: what is not yet acknowledged by one destination, for one signal.
+
+Rules (DESIGN, "Promises"):
+
+- Send at once, join what waits: an idle lane sends immediately; what arrives while a call is in
+  flight is joined into the next one, up to `batch_items` or JOIN_BYTES, never over REQUEST_BYTES.
+- At most `lanes` calls in flight, one where order matters and one while the peer is failing.
+- A failed call puts its requests back where they were taken from. Nothing is dropped for time.
+- Over `max_bytes` the oldest waiting request goes, and is counted.
+- A bad neighbour loses only its own data: a joined batch that is rejected is halved until the
+  one original request that the peer refuses is alone.
+
+The event loop owns all state here. RAM is the first shelf; what cannot stay in RAM has one way
+out, `_evict`.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edge_agent.exporter.retry import Backoff, Client, Delivered, Denied, Rejected, Retry
+from edge_agent.ledger import Account
+from edge_agent.log import Log
+
+# A joined request stops growing here: a quarter of what every gRPC server takes by default.
+JOIN_BYTES = 1 << 20
+# gRPC's default limit for one received message; a peer would refuse more, whatever we do.
+REQUEST_BYTES = 4 << 20
+# `seconds_to_loss` looks at this much of the past, in steps of a tenth of it.
+_RATE_WINDOW_S = 300.0
+
+_log = Log("exporter")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One encoded Export request as it was admitted."""
+
+    body: bytes
+    items: int
+    sequence: int
+    admitted_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How one queue treats its peer. `lanes` is 1 where order matters."""
+
+    newest_first: bool
+    lanes: int
+    batch_items: int
+    max_bytes: int
+    retry: bool
+    backoff: Backoff
+    max_elapsed_s: float
+
+
+@dataclass(slots=True)
+class Reachability:
+    """How the last attempts at one destination went; its queues share it."""
+
+    attempts: int = 0
+    consecutive_failures: int = 0
+    last_success_unix_nano: int | None = None
+    latency_s: float | None = None
+    error: str = "no attempt yet"
+
+    def succeeded(self, latency_s: float, unix_nano: int) -> None:
+        """The peer acknowledged a request."""
+        self.attempts += 1
+        self.consecutive_failures = 0
+        self.last_success_unix_nano = unix_nano
+        self.latency_s = latency_s
+        self.error = ""
+
+    def failed(self, error: str) -> None:
+        """The peer did not take a request, for whatever reason."""
+        self.attempts += 1
+        self.consecutive_failures += 1
+        self.error = error
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the last attempt succeeded; false before the first."""
+        return self.attempts > 0 and self.consecutive_failures == 0
+
+
+class Queue:
+    """RAM to peer, for one destination and signal. `run` does the sending."""
+
+    def __init__(
+        self,
+        account: Account,
+        client: Client,
+        policy: Policy,
+        reachability: Reachability,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        unix_nano: Callable[[], int] = time.time_ns,
+        jitter: Callable[[], float],
+    ) -> None:
+        self.account = account
+        self._client = client
+        self._policy = policy
+        self._peer = reachability
+        self._clock = clock
+        self._unix_nano = unix_nano
+        self._jitter = jitter
+        self._waiting: deque[Request] = deque()
+        self._in_flight: dict[int, Request] = {}
+        self._calls = 0
+        self._bytes = 0
+        self._items = 0
+        self._sequence = 0
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._failures = 0
+        self._failing_since_s: float | None = None
+        self._not_before_s = 0.0
+        self._last_drop_s: float | None = None
+        self._dropping = False
+        self._rates: deque[tuple[float, int]] = deque([(clock(), 0)], maxlen=12)
+
+    # Admission
+
+    def put(self, body: bytes, items: int) -> None:
+        """Admit one encoded request of `items` items; the oldest leaves if there is no room."""
+        self.account.accepted.add(items, len(body))
+        if self._closing:
+            self._drop("shutdown", Request(body, items, 0, 0.0))
+            return
+        if len(body) > REQUEST_BYTES:
+            _log.error(
+                "dropped a request no peer would take",
+                **self._names(), bytes=len(body), limit=REQUEST_BYTES,
+            )  # fmt: skip
+            self._drop("too_large", Request(body, items, 0, 0.0))
+            return
+        now = self._clock()
+        self._sequence += 1
+        self._waiting.append(Request(body, items, self._sequence, now))
+        self._bytes += len(body)
+        self._items += items
+        self._note_rate(now)
+        self._evict()
+        self._wake.set()
+
+    def _evict(self) -> None:
+        while self._bytes > self._policy.max_bytes and self._waiting:
+            oldest = self._waiting.popleft()
+            self._release(oldest)
+            self._drop("queue_full", oldest)
+            if not self._dropping:
+                self._dropping = True
+                _log.error(
+                    "queue is full, dropping the oldest",
+                    **self._names(), max_bytes=self._policy.max_bytes, peer_error=self._peer.error,
+                )  # fmt: skip
+
+    def _drop(self, reason: str, request: Request) -> None:
+        self.account.drop(reason, request.items, len(request.body))
+        self._last_drop_s = self._clock()
+
+    def _release(self, request: Request) -> None:
+        self._bytes -= len(request.body)
+        self._items -= request.items
+
+    # Sending
+
+    async def run(self) -> None:
+        """Send until `close` was called and nothing more can be done; awaits calls in flight."""
+        try:
+            async with asyncio.TaskGroup() as calls:
+                while not (self._closing and self._finished()):
+                    self._wake.clear()
+                    wait_s = self._wait_s()
+                    if wait_s == 0.0:
+                        batch = self._take()
+                        self._calls += 1
+                        calls.create_task(self._call(batch))
+                    else:
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(wait_s):
+                                await self._wake.wait()
+        finally:
+            for request in self._waiting:
+                self._release(request)
+                self._drop("shutdown", request)
+            self._waiting.clear()
+
+    def close(self) -> None:
+        """Refuse what comes from now on; `run` tries what is left once more and returns."""
+        self._closing = True
+        self._not_before_s = 0.0
+        self._failures = 0
+        self._wake.set()
+
+    def _finished(self) -> bool:
+        return not self._calls and (not self._waiting or self._failures > 0)
+
+    def _wait_s(self) -> float | None:
+        """Seconds until a call may start: 0 now, None until something happens."""
+        lanes = 1 if self._failures else self._policy.lanes
+        if not self._waiting or self._calls >= lanes or (self._closing and self._failures):
+            return None
+        return max(0.0, self._not_before_s - self._clock())
+
+    def _take(self) -> list[Request]:
+        take = self._waiting.pop if self._policy.newest_first else self._waiting.popleft
+        batch = [take()]
+        items, size = batch[0].items, len(batch[0].body)
+        while self._waiting:
+            nearest = self._waiting[-1 if self._policy.newest_first else 0]
+            items += nearest.items
+            size += len(nearest.body)
+            if items > self._policy.batch_items or size > JOIN_BYTES:
+                break
+            batch.append(take())
+        batch.sort(key=lambda r: r.sequence)
+        self._in_flight.update((r.sequence, r) for r in batch)
+        return batch
+
+    async def _call(self, batch: list[Request]) -> None:
+        try:
+            await self._send(batch)
+        except BaseException:
+            # Cut short by the drain's deadline, or by a bug of ours: nothing is forgotten.
+            self._put_back([r for r in batch if r.sequence in self._in_flight])
+            raise
+        finally:
+            self._calls -= 1
+            self._wake.set()
+
+    async def _send(self, batch: list[Request]) -> bool:
+        """Send `batch`, in halves where it is rejected; whether the peer still takes data."""
+        # Export*ServiceRequest is one repeated field, so joined encodings of one signal are one
+        # request: batching never decodes.
+        body = batch[0].body if len(batch) == 1 else b"".join(r.body for r in batch)
+        outcome = await self._client.export(self.account.signal, body)
+        match outcome:
+            case Delivered():
+                self._delivered(batch, outcome)
+            case Rejected() if len(batch) > 1:
+                middle = len(batch) // 2
+                first, second = batch[:middle], batch[middle:]
+                if await self._send(first):
+                    return await self._send(second)
+                self._put_back(second)
+                return False
+            case Rejected():
+                self._rejected(batch[0], outcome)
+            case Retry() | Denied():
+                self._failed(batch, outcome)
+                return False
+        return True
+
+    def _delivered(self, batch: Sequence[Request], outcome: Delivered) -> None:
+        items = sum(r.items for r in batch)
+        size = sum(len(r.body) for r in batch)
+        self._settle(batch)
+        refused = min(max(outcome.rejected_items, 0), items)
+        # The peer took the bytes; only items can be told apart in a partial success.
+        self.account.delivered.add(items - refused, size)
+        if refused:
+            self.account.reject("partial_success", refused, 0)
+        if outcome.rejected_items or outcome.message:
+            _log.warning(
+                "the peer took a request in part",
+                **self._names(), rejected_items=outcome.rejected_items, message=outcome.message,
+            )  # fmt: skip
+        self._peer.succeeded(outcome.latency_s, self._unix_nano())
+        if self._failing_since_s is not None:
+            _log.info(
+                "delivering again",
+                **self._names(),
+                after_s=round(self._clock() - self._failing_since_s, 1), waiting_items=self._items,
+            )  # fmt: skip
+        self._recovered()
+
+    def _rejected(self, request: Request, outcome: Rejected) -> None:
+        self._settle([request])
+        self.account.reject(outcome.code, request.items, len(request.body))
+        self._last_drop_s = self._clock()
+        self._peer.failed(f"{outcome.code}: {outcome.message}")
+        _log.error(
+            "the peer rejected a request for good",
+            **self._names(), code=outcome.code, message=outcome.message,
+            items=request.items, bytes=len(request.body),
+        )  # fmt: skip
+        # It answered: whatever else waits deserves its own try at once.
+        self._recovered()
+
+    def _recovered(self) -> None:
+        self._failures = 0
+        self._failing_since_s = None
+        self._not_before_s = 0.0
+        self._dropping = False
+
+    def _failed(self, batch: Sequence[Request], outcome: Retry | Denied) -> None:
+        now = self._clock()
+        self._failures += 1
+        first = self._failing_since_s is None
+        if self._failing_since_s is None:
+            self._failing_since_s = now
+        error, delay_s = self._after(outcome, now - self._failing_since_s)
+        if first:
+            _log.warning(
+                "the peer takes no data, keeping it",
+                **self._names(), error=error, retry_in_s=round(delay_s, 1),
+            )  # fmt: skip
+        self._peer.failed(error)
+        self._not_before_s = max(self._not_before_s, now + delay_s)
+        if self._policy.retry:
+            self._put_back(batch)
+            self._evict()
+        else:
+            self._settle(batch)
+            for request in batch:
+                self._drop("retry_disabled", request)
+
+    def _after(self, outcome: Retry | Denied, failing_s: float) -> tuple[str, float]:
+        """Why an attempt failed and the seconds until the next."""
+        backoff = self._policy.backoff
+        match outcome:
+            case Retry(reason, None) if failing_s < self._policy.max_elapsed_s:
+                return reason, backoff.delay_s(self._failures, self._jitter())
+            case Retry(reason, after_s):
+                # The peer's own hint is obeyed however long; an outage is probed steadily.
+                return reason, backoff.max_s if after_s is None else after_s
+            case Denied(code, message):
+                # Credentials are mended by a person: probe, do not hammer.
+                return f"{code}: {message}", backoff.max_s
+
+    def _put_back(self, batch: Sequence[Request]) -> None:
+        for request in batch:
+            del self._in_flight[request.sequence]
+        self._waiting = deque(sorted((*self._waiting, *batch), key=lambda r: r.sequence))
+
+    def _settle(self, batch: Sequence[Request]) -> None:
+        for request in batch:
+            del self._in_flight[request.sequence]
+            self._release(request)
+
+    # What /health and /metrics read
+
+    @property
+    def items(self) -> int:
+        """Items held, in flight ones included."""
+        return self._items
+
+    @property
+    def bytes(self) -> int:
+        """Bytes held as encoded, in flight ones included."""
+        return self._bytes
+
+    @property
+    def usage(self) -> float:
+        """What is held as a share of the point at which dropping begins, 0 to 1."""
+        return min(1.0, self._bytes / self._policy.max_bytes)
+
+    @property
+    def last_error(self) -> str:
+        """Why the last attempt failed, empty when it did not."""
+        return self._peer.error if self._failures else ""
+
+    def oldest_age_s(self) -> float:
+        """Seconds since the oldest held request was admitted, 0 when empty."""
+        oldest = min(
+            (r.admitted_s for r in (*self._in_flight.values(), *list(self._waiting)[:1])),
+            default=None,
+        )
+        return 0.0 if oldest is None else self._clock() - oldest
+
+    def last_drop_age_s(self) -> float | None:
+        """Seconds since something was last lost here, None if nothing ever was."""
+        return None if self._last_drop_s is None else self._clock() - self._last_drop_s
+
+    def seconds_to_loss(self) -> float | None:
+        """Seconds until dropping begins if nothing more were delivered; None without inflow."""
+        then, accepted = self._rates[0]
+        elapsed_s = self._clock() - then
+        inflow = self.account.accepted.bytes - accepted
+        if elapsed_s <= 0 or inflow <= 0:
+            return None
+        return max(0, self._policy.max_bytes - self._bytes) * elapsed_s / inflow
+
+    def _note_rate(self, now: float) -> None:
+        if now - self._rates[-1][0] >= _RATE_WINDOW_S / 10:
+            self._rates.append((now, self.account.accepted.bytes))
+
+    def _names(self) -> dict[str, Any]:
+        return {"destination": self.account.destination, "signal": self.account.signal.value}

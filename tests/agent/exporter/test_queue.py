@@ -1,0 +1,443 @@
+"""The queue: RAM to peer, on fake time, against a scripted client."""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.exporter.queue import JOIN_BYTES, REQUEST_BYTES, Policy, Queue, Reachability
+from edge_agent.exporter.retry import Backoff, Delivered, Denied, Outcome, Rejected, Retry
+from edge_agent.ledger import Ledger
+from edge_agent.otlp.signal import Signal
+from tests.fakes import clock
+
+OK = Delivered(latency_s=0.01)
+AWAY = Retry("unavailable: nobody there")
+
+
+class ScriptedClient:
+    """Answers each call with the next outcome of the script, then with OK, `takes_s` later."""
+
+    def __init__(self, script: Iterable[Outcome] = (), takes_s: float = 0.0) -> None:
+        self.script = list(script)
+        self.takes_s = takes_s
+        self.calls: list[tuple[float, bytes]] = []
+        self.open = self.most_open = 0
+        self.poison = b""
+
+    async def export(self, signal: Signal, body: bytes) -> Outcome:
+        self.calls.append((asyncio.get_running_loop().time(), body))
+        self.open += 1
+        self.most_open = max(self.open, self.most_open)
+        try:
+            await asyncio.sleep(self.takes_s)
+        finally:
+            self.open -= 1
+        if self.poison and self.poison in body:
+            return Rejected("invalid_argument", "bad utf-8")
+        return self.script.pop(0) if self.script else OK
+
+    async def close(self) -> None:
+        pass
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [body for _, body in self.calls]
+
+
+class Bench:
+    """One queue in front of a scripted client, running on fake time."""
+
+    def __init__(self, client: ScriptedClient, **policy: Any) -> None:
+        self.client = client
+        self.ledger = Ledger()
+        self.account = self.ledger.account("collector", Signal.METRICS)
+        self.peer = Reachability()
+        defaults: dict[str, Any] = {
+            "newest_first": False,
+            "lanes": 1,
+            "batch_items": 512,
+            "max_bytes": 1 << 20,
+            "retry": True,
+            "backoff": Backoff(initial_s=1.0, max_s=30.0),
+            "max_elapsed_s": 300.0,
+        }
+        self.queue = Queue(
+            self.account,
+            client,
+            Policy(**(defaults | policy)),
+            self.peer,
+            clock=asyncio.get_running_loop().time,
+            unix_nano=lambda: 1_700_000_000_000_000_000,
+            jitter=lambda: 0.999999,
+        )
+        self.task = asyncio.create_task(self.queue.run())
+
+    def put(self, *bodies: bytes) -> None:
+        for body in bodies:
+            self.queue.put(body, 1)
+
+    async def finish(self) -> None:
+        self.queue.close()
+        await self.task
+        self.check_balance()
+
+    def check_balance(self) -> None:
+        settled = self.account.settled()
+        assert self.account.accepted.items == settled.items + self.queue.items
+        assert self.account.accepted.bytes == settled.bytes + self.queue.bytes
+
+
+def on_fake_time(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """The test as pytest calls it, on a loop whose time is fake."""
+
+    def run() -> None:
+        clock.run(test())
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+@on_fake_time
+async def test_an_idle_lane_sends_at_once() -> None:
+    """No linger: the first request leaves alone, without a timer."""
+    bench = Bench(ScriptedClient())
+    start = asyncio.get_running_loop().time()
+    bench.put(b"a")
+    await bench.finish()
+    assert bench.client.calls == [(start, b"a")]
+    assert bench.account.delivered.items == 1
+
+
+@on_fake_time
+async def test_what_waits_is_joined_into_the_next_call() -> None:
+    """Export*ServiceRequest is one repeated field: joined bodies are one request."""
+    bench = Bench(ScriptedClient(takes_s=1))
+    bench.put(b"a")
+    await asyncio.sleep(0.5)
+    bench.put(b"b", b"c", b"d")
+    await bench.finish()
+    assert bench.client.bodies == [b"a", b"bcd"]
+
+
+@on_fake_time
+async def test_a_join_stops_at_batch_items_and_at_a_mebibyte() -> None:
+    """batch_size is a target, JOIN_BYTES a limit for joining; one request may exceed both."""
+    bench = Bench(ScriptedClient(takes_s=1), batch_items=2, max_bytes=16 << 20)
+    half = b"h" * (JOIN_BYTES // 2 + 1)
+    large = b"l" * (2 * JOIN_BYTES)
+    bench.put(b"a")
+    await asyncio.sleep(0.5)
+    bench.put(b"b", b"c", b"d", half, half, large)
+    await bench.finish()
+    assert bench.client.bodies == [b"a", b"bc", b"d" + half, half, large]
+
+
+@pytest.mark.parametrize(("lanes", "expected"), [(1, 1), (2, 2)])
+def test_no_more_calls_in_flight_than_lanes(lanes: int, expected: int) -> None:
+    """Two at most, one where order matters."""
+
+    async def main() -> None:
+        bench = Bench(ScriptedClient(takes_s=1), lanes=lanes, batch_items=1)
+        bench.put(*[bytes([n]) for n in range(9)])
+        await bench.finish()
+        assert bench.client.most_open == expected
+        assert bench.account.delivered.items == 9
+
+    clock.run(main())
+
+
+@on_fake_time
+async def test_newest_first_sends_the_newest_batch_first_in_its_own_order() -> None:
+    """Within a batch the order stays that of admission."""
+    bench = Bench(ScriptedClient(takes_s=1), newest_first=True, batch_items=2)
+    bench.put(b"a")
+    await asyncio.sleep(0.5)
+    bench.put(b"b", b"c", b"d")
+    await bench.finish()
+    assert bench.client.bodies == [b"a", b"cd", b"b"]
+
+
+@on_fake_time
+async def test_retries_back_off_exponentially_and_keep_order() -> None:
+    """1 s, 2 s, 4 s (jitter at its greatest); what arrives meanwhile goes behind."""
+    bench = Bench(ScriptedClient([AWAY, AWAY, AWAY]))
+    start = asyncio.get_running_loop().time()
+    bench.put(b"a")
+    await asyncio.sleep(0.5)
+    bench.put(b"b")
+    assert bench.queue.items == 2
+    await asyncio.sleep(20)
+    times = [round(at - start, 3) for at, _ in bench.client.calls]
+    assert times == [0, 1, 3, 7]
+    assert bench.client.bodies == [b"a", b"ab", b"ab", b"ab"]
+    await bench.finish()
+    assert bench.account.delivered.items == 2
+
+
+@on_fake_time
+async def test_a_hint_longer_than_max_elapsed_is_obeyed_and_nothing_is_dropped() -> None:
+    """Hints longer than max_elapsed_time are obeyed; nothing is dropped for time."""
+    bench = Bench(ScriptedClient([Retry("resource_exhausted", after_s=3600)]), max_elapsed_s=60)
+    start = asyncio.get_running_loop().time()
+    bench.put(b"a")
+    await asyncio.sleep(4000)
+    assert [round(at - start) for at, _ in bench.client.calls] == [0, 3600]
+    await bench.finish()
+    assert bench.account.lost_items() == 0
+
+
+@on_fake_time
+async def test_after_max_elapsed_an_outage_is_probed_every_max_interval() -> None:
+    """Fast retries first, then a steady probe."""
+    bench = Bench(ScriptedClient([AWAY] * 12), max_elapsed_s=10)
+    start = asyncio.get_running_loop().time()
+    bench.put(b"a")
+    await asyncio.sleep(140)
+    times = [round(at - start) for at, _ in bench.client.calls]
+    assert times == [0, 1, 3, 7, 15, 45, 75, 105, 135]
+    assert bench.queue.last_error == AWAY.reason
+    bench.task.cancel()
+    await asyncio.gather(bench.task, return_exceptions=True)
+
+
+@on_fake_time
+async def test_denied_pauses_and_probes_each_max_interval() -> None:
+    """UNAUTHENTICATED and PERMISSION_DENIED do not burn the backlog."""
+    bench = Bench(ScriptedClient([Denied("unauthenticated", "who?")] * 2))
+    start = asyncio.get_running_loop().time()
+    bench.put(b"a")
+    await asyncio.sleep(100)
+    assert [round(at - start) for at, _ in bench.client.calls] == [0, 30, 60]
+    await bench.finish()
+    assert bench.account.delivered.items == 1
+
+
+@on_fake_time
+async def test_without_retry_a_failed_request_is_a_counted_drop() -> None:
+    """retry.enabled: false means one try."""
+    bench = Bench(ScriptedClient([AWAY]), retry=False)
+    bench.put(b"a")
+    await asyncio.sleep(5)
+    assert len(bench.client.calls) == 1
+    assert bench.account.dropped["retry_disabled"].items == 1
+    await bench.finish()
+
+
+@on_fake_time
+async def test_over_its_bytes_the_queue_drops_the_oldest_and_counts_it() -> None:
+    """The newest stays; what is in flight is not touched."""
+    bench = Bench(ScriptedClient([AWAY]), max_bytes=30)
+    bench.put(b"a" * 10)
+    await asyncio.sleep(0.5)
+    bench.put(b"b" * 10, b"c" * 10, b"d" * 10, b"e" * 10)
+    assert bench.queue.bytes == 30
+    assert bench.queue.usage == 1.0
+    assert bench.account.dropped["queue_full"].items == 2
+    assert bench.queue.last_drop_age_s() == 0.0
+    await asyncio.sleep(5)
+    assert bench.client.bodies[1] == b"c" * 10 + b"d" * 10 + b"e" * 10
+    await bench.finish()
+
+
+@on_fake_time
+async def test_a_poisoned_request_is_found_by_halving_and_the_rest_is_delivered() -> None:
+    """A non-retryable rejection costs the one original request that caused it."""
+    client = ScriptedClient(takes_s=1)
+    client.poison = b"POISON"
+    bench = Bench(client)
+    bench.put(b"first")
+    await asyncio.sleep(0.5)
+    bench.put(*[b"good%d" % n for n in range(7)], b"POISON", *[b"more%d" % n for n in range(8)])
+    await bench.finish()
+    assert bench.account.delivered.items == 16
+    assert bench.account.rejected["invalid_argument"].items == 1
+
+
+@on_fake_time
+async def test_a_peer_that_goes_away_while_a_batch_is_halved_loses_nothing() -> None:
+    """The halves not sent yet go back to the queue."""
+    client = ScriptedClient([OK, Rejected("invalid_argument", "one is bad"), AWAY], takes_s=1)
+    bench = Bench(client)
+    bench.put(b"first")
+    await asyncio.sleep(0.5)
+    bench.put(b"a", b"b")
+    await asyncio.sleep(10)
+    await bench.finish()
+    assert client.bodies == [b"first", b"ab", b"a", b"ab"]
+    assert bench.account.delivered.items == 3
+
+
+@on_fake_time
+async def test_partial_success_is_counted_and_never_retried() -> None:
+    """Items rejected by the peer are lost and named; the rest is delivered."""
+    bench = Bench(ScriptedClient([Delivered(0.01, rejected_items=2, message="too old")]))
+    bench.queue.put(b"abc", 5)
+    await bench.finish()
+    assert bench.account.delivered.items == 3
+    assert bench.account.rejected["partial_success"].items == 2
+    assert len(bench.client.calls) == 1
+
+
+@on_fake_time
+async def test_an_absurd_partial_success_cannot_unbalance_the_ledger() -> None:
+    """A peer may claim to have rejected more than it was sent."""
+    bench = Bench(ScriptedClient([Delivered(0.01, rejected_items=10**9)]))
+    bench.put(b"a")
+    await bench.finish()
+    assert bench.account.rejected["partial_success"].items == 1
+
+
+@on_fake_time
+async def test_a_request_over_four_mebibytes_is_refused_and_counted() -> None:
+    """gRPC peers take 4 MiB by default; such a request could never leave."""
+    bench = Bench(ScriptedClient(), max_bytes=16 << 20)
+    bench.put(b"x" * (REQUEST_BYTES + 1))
+    assert bench.account.dropped["too_large"].items == 1
+    await bench.finish()
+    assert bench.client.calls == []
+
+
+@on_fake_time
+async def test_close_tries_what_is_left_once_more_without_waiting_for_the_backoff() -> None:
+    """SIGTERM during a backoff of 30 s still delivers if the peer is back."""
+    bench = Bench(ScriptedClient([Retry("away", after_s=1000)]))
+    bench.put(b"a")
+    await asyncio.sleep(1)
+    before = asyncio.get_running_loop().time()
+    await bench.finish()
+    assert asyncio.get_running_loop().time() == before
+    assert bench.account.delivered.items == 1
+
+
+@on_fake_time
+async def test_what_cannot_be_delivered_at_the_end_is_counted_as_dropped() -> None:
+    """A process that ends with data in RAM says so; what comes later is refused and counted."""
+    bench = Bench(ScriptedClient([AWAY, AWAY]))
+    bench.put(b"a")
+    await asyncio.sleep(0.5)
+    await bench.finish()
+    bench.put(b"late")
+    assert bench.account.dropped["shutdown"].items == 2
+    bench.check_balance()
+
+
+@on_fake_time
+async def test_a_cancelled_run_accounts_for_the_call_in_flight() -> None:
+    """The drain's deadline may cut a call short: its requests count as dropped."""
+    bench = Bench(ScriptedClient(takes_s=1000))
+    bench.put(b"a", b"b")
+    await asyncio.sleep(1)
+    bench.task.cancel()
+    await asyncio.gather(bench.task, return_exceptions=True)
+    assert bench.account.dropped["shutdown"].items == 2
+    bench.check_balance()
+
+
+@on_fake_time
+async def test_a_client_that_breaks_takes_the_queue_down_loudly() -> None:
+    """Our own bugs are not retried."""
+
+    class Broken(ScriptedClient):
+        async def export(self, signal: Signal, body: bytes) -> Outcome:
+            raise ZeroDivisionError
+
+    bench = Bench(Broken())
+    bench.put(b"a")
+    with pytest.raises(ExceptionGroup):
+        await bench.task
+    bench.check_balance()
+
+
+@on_fake_time
+async def test_reachability_is_what_the_last_attempt_said() -> None:
+    """Health reads attempts, consecutive failures, the last success and its latency."""
+    bench = Bench(ScriptedClient([OK, AWAY, AWAY]))
+    assert (bench.peer.reachable, bench.peer.error) == (False, "no attempt yet")
+    bench.put(b"a")
+    await asyncio.sleep(0.1)
+    assert bench.peer.reachable
+    assert bench.peer.latency_s == 0.01
+    assert bench.peer.last_success_unix_nano == 1_700_000_000_000_000_000
+    bench.put(b"b")
+    await asyncio.sleep(1.5)
+    assert not bench.peer.reachable
+    assert (bench.peer.consecutive_failures, bench.peer.error) == (2, AWAY.reason)
+    await bench.finish()
+
+
+@on_fake_time
+async def test_the_age_of_the_oldest_counts_what_is_in_flight() -> None:
+    """A call that hangs still holds its data."""
+    bench = Bench(ScriptedClient(takes_s=100))
+    assert bench.queue.oldest_age_s() == 0.0
+    bench.put(b"a")
+    await asyncio.sleep(7)
+    bench.put(b"b")
+    assert bench.queue.oldest_age_s() == 7.0
+    await bench.finish()
+
+
+@on_fake_time
+async def test_seconds_to_loss_is_the_room_left_over_the_inflow() -> None:
+    """At constant load it counts down with the clock, within a twentieth."""
+    bench = Bench(ScriptedClient([AWAY] * 10_000), max_bytes=100_000)
+    assert bench.queue.seconds_to_loss() is None
+    for _ in range(100):
+        bench.put(b"x" * 100)
+        await asyncio.sleep(5)
+    left = bench.queue.seconds_to_loss()
+    assert left == pytest.approx((100_000 - 10_000) / 20, rel=0.05)
+    bench.task.cancel()
+    await asyncio.gather(bench.task, return_exceptions=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    outcomes=st.lists(
+        st.sampled_from(
+            [OK, AWAY, Retry("hint", 2.0), Denied("u", "m"), Rejected("internal", "no"),
+             Delivered(0.0, rejected_items=1)]
+        ),
+        max_size=40,
+    ),
+    gaps=st.lists(st.floats(0, 20), min_size=1, max_size=60),
+    newest_first=st.booleans(),
+    lanes=st.integers(1, 2),
+    batch_items=st.integers(1, 8),
+    max_bytes=st.integers(4, 200),
+    seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_the_ledger_balances_whatever_the_peer_answers(
+    outcomes: list[Outcome],
+    gaps: list[float],
+    newest_first: bool,
+    lanes: int,
+    batch_items: int,
+    max_bytes: int,
+    seed: int,
+) -> None:
+    """accepted = delivered + rejected + dropped + held, in items and bytes, at every step."""
+
+    async def main() -> None:
+        sizes = random.Random(seed)
+        bench = Bench(
+            ScriptedClient(outcomes, takes_s=0.7),
+            newest_first=newest_first,
+            lanes=lanes,
+            batch_items=batch_items,
+            max_bytes=max_bytes,
+        )
+        for n, gap in enumerate(gaps):
+            bench.queue.put(bytes([n]) * sizes.randint(1, 9), sizes.randint(1, 3))
+            bench.check_balance()
+            await asyncio.sleep(gap)
+            bench.check_balance()
+        await bench.finish()
+        assert bench.queue.items == bench.queue.bytes == 0
+
+    clock.run(main())

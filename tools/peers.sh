@@ -1,0 +1,10 @@
+#!/bin/sh
+# Builds or installs the real peers before the tests. A peer that cannot be had here is skipped by
+# its tests, unless REQUIRE_PEERS=1: then it is an error.
+set -eu
+peers=$(dirname "$0")/../tests/peers
+for build in collector/build.sh promtool.sh; do
+    "$peers/$build" >/dev/null && continue
+    [ "${REQUIRE_PEERS:-}" = 1 ] && exit 1
+    echo "peers: $build failed, its tests will be skipped" >&2
+done
