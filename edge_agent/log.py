@@ -28,7 +28,11 @@ def _value(value: object) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     if text and _PLAIN.issuperset(text):
         return text
-    escaped = text.encode("unicode_escape").decode().replace('"', '\\"')
+    # Control characters and lone surrogates could forge a line or break the stream.
+    escaped = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in text.replace("\\", "\\\\").replace('"', '\\"')
+    )
     return f'"{escaped}"'
 
 
