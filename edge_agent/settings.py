@@ -415,8 +415,16 @@ def _percent_decoded(text: str) -> str | None:
 
 # What HTTP or gRPC writes itself.
 _OWN_HEADERS = frozenset(
-    "connection content-encoding content-length content-type host te transfer-encoding"
-    " user-agent".split()
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "host",
+        "te",
+        "transfer-encoding",
+        "user-agent",
+    }
 )
 
 
