@@ -4,13 +4,14 @@ YAML's own idea of types is not used: a scalar stays the text that was typed (`i
 until the setting's type reads it. Anchors and aliases work; merge keys and tags do not.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import yaml
 
 from edge_agent.config_table import Shape
-from edge_agent.settings import ConfigError, nearest, shown
+from edge_agent.settings import REDACTED, ConfigError, nearest, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,9 @@ def read_yaml(
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = file if mark is None else f"{file}:{mark.line + 1}"
-        problem = " ".join(shown(part) for part in (error.context, error.problem) if part)
+        problem = " ".join(part for part in (error.context, error.problem) if part)
+        # What PyYAML quotes may be a secret that began with a *, & or !.
+        problem = re.sub(r"(['\"]).{2,}\1", REDACTED, problem, flags=re.DOTALL)
         return {}, [f"{where}: not YAML ({problem}); correct it"]
     except yaml.YAMLError:
         # A ReaderError names the character, which may be part of a secret.
@@ -94,10 +97,8 @@ class _Reader:
             case Shape.MAP:
                 remedy = "is a map of texts; write name: text on lines below it"
                 pairs: dict[str, str] = {}
-                for name, line, item in self._pairs(node, key):
-                    if name in pairs:
-                        self._problem(line, f"{key}: {shown(name)} is written twice; remove one")
-                    elif not _is_null(item) and (text := _text(item, remedy)):
+                for name, _, item in self._pairs(node, key):
+                    if not _is_null(item) and (text := _text(item, remedy)):
                         pairs[name] = text
                 return pairs
 
@@ -109,13 +110,18 @@ class _Reader:
         if not isinstance(node, yaml.MappingNode):
             self._problem(line, f"{name} holds settings of its own; write name: value below it")
             return
+        names: set[str] = set()
         for key_node, value in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode) or not key_node.value:
                 self._problem(line, f"a key of {name} is not a name; write name: value")
             elif key_node.tag == "tag:yaml.org,2002:merge":
                 self._problem(line, "merge keys (<<) are not read; write the keys out")
+            elif key_node.value in names:
+                twice = f"{prefix}.{key_node.value}" if prefix else key_node.value
+                self._problem(line, f"{shown(twice)} is written twice; remove one")
             else:
+                names.add(key_node.value)
                 yield key_node.value, line, value
 
     def _unknown(self, key: str, line: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from edge_agent.log import LEVELS
 from edge_agent.settings import (
+    REDACTED,
     ConfigError,
     format_duration,
     format_size,
@@ -148,6 +149,18 @@ class Setting:
         """Every variable it is read from."""
         names = (self.env, f"{self.env}_FILE" if self.secret_file else None, self.more_env)
         return tuple(name for name in names if name is not None)
+
+    def written(self, value: Any) -> str:
+        """`value` as a person would write it, secrets redacted; `none` where there is none."""
+        if value is None or value == ():
+            return "none"
+        if self.kind is HEADERS:
+            return ",".join(f"{name}={REDACTED}" for name, _ in value)
+        if self.secret:
+            return REDACTED
+        if self.kind.shape is Shape.LIST:
+            return ",".join(value)
+        return self.kind.written(value)
 
 
 _OTLP = "OTEL_EXPORTER_OTLP_"
