@@ -1,0 +1,215 @@
+"""gRPC on top of HTTP/2, pure: headers and messages to and from bytes.
+
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, unary calls only. A message is
+`1 byte compressed? | 4 bytes length, big endian | message`. An answer is response headers,
+message, trailers; or trailers alone ("trailers-only"), where the headers carry the status.
+"""
+
+import binascii
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edge_agent.otlp.status import Code
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+_PREFIX_BYTES = 5
+_TIMEOUT_LIMIT = 10**8
+_CONTENT_TYPE = b"application/grpc"
+# Names that the protocol itself uses; a user's header may not replace them.
+_RESERVED = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+_NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz_-.")
+# doc/http-grpc-status-mapping.md, for an answer without grpc-status. 413 is our addition: proxies
+# answer it to a request that is too large, which splitting cures.
+_HTTP_STATUS_CODES = {
+    400: Code.INTERNAL,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.UNIMPLEMENTED,
+    413: Code.RESOURCE_EXHAUSTED,
+    429: Code.UNAVAILABLE,
+    502: Code.UNAVAILABLE,
+    503: Code.UNAVAILABLE,
+    504: Code.UNAVAILABLE,
+}
+
+
+class GrpcError(ValueError):
+    """An answer that breaks the gRPC protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a call ended. `details` is an encoded google.rpc.Status, empty where there was none."""
+
+    code: int
+    message: str
+    details: bytes
+    headers: Headers
+
+
+def message_prefix(size: int, *, compressed: bool) -> bytes:
+    """The five bytes before a message of `size` bytes (below 2**32)."""
+    return bytes((compressed,)) + size.to_bytes(4, "big")
+
+
+def split_message(data: bytes) -> tuple[bool, bytes]:
+    """(is it compressed, the message) of a unary answer's data; raises GrpcError."""
+    if len(data) < _PREFIX_BYTES:
+        raise GrpcError(f"answer of {len(data)} bytes, shorter than a message prefix")
+    size = int.from_bytes(data[1:_PREFIX_BYTES], "big")
+    if size != len(data) - _PREFIX_BYTES:
+        raise GrpcError(f"message of {size} bytes announced, {len(data) - _PREFIX_BYTES} came")
+    if data[0] > 1:
+        raise GrpcError(f"compressed flag is {data[0]}")
+    return data[0] == 1, data[_PREFIX_BYTES:]
+
+
+def timeout(seconds: float) -> bytes:
+    """The value of grpc-timeout for `seconds` (at least 1 ms): at most eight digits and a unit."""
+    value, unit = max(1, round(seconds * 1000)), b"m"
+    if value >= _TIMEOUT_LIMIT or value % 1000 == 0:
+        value, unit = -(-value // 1000), b"S"
+    if value >= _TIMEOUT_LIMIT:
+        value, unit = min(-(-value // 3600), _TIMEOUT_LIMIT - 1), b"H"
+    return str(value).encode() + unit
+
+
+def decode_message(value: bytes) -> str:
+    """A percent-encoded grpc-message as text; what is badly encoded is kept as it came."""
+    out = bytearray()
+    at = 0
+    while at < len(value):
+        pair = value[at + 1 : at + 3]
+        if value[at] == 0x25 and len(pair) == 2:
+            try:
+                out += binascii.unhexlify(pair)
+            except binascii.Error:
+                out.append(value[at])
+            else:
+                at += 3
+                continue
+        else:
+            out.append(value[at])
+        at += 1
+    return out.decode("utf-8", "replace")
+
+
+def decode_binary(value: bytes) -> bytes:
+    """A `-bin` header's bytes, base64 with or without padding; raises GrpcError.
+
+    Several values of one name may come joined by commas: the first one counts.
+    """
+    value = value.split(b",", 1)[0].strip()
+    try:
+        return binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
+    except binascii.Error as error:
+        raise GrpcError(f"binary header is no base64: {error}") from error
+
+
+def user_metadata(headers: Iterable[tuple[str, str]]) -> tuple[Headers, list[str]]:
+    """User's headers as metadata, and the names of those that gRPC cannot carry.
+
+    Names become lower case; reserved ones, `grpc-*` and pseudo headers are refused, and so is a
+    value outside printable ASCII, unless the name ends in `-bin`: then its UTF-8 is sent, in
+    base64, which is what gRPC libraries do with it.
+    """
+    metadata, refused = [], []
+    for name, value in headers:
+        lower = name.lower()
+        reserved = lower in _RESERVED or lower.startswith("grpc-")
+        if not lower or reserved or not _NAME_CHARS.issuperset(lower):
+            refused.append(name)
+        elif lower.endswith("-bin"):
+            encoded = binascii.b2a_base64(value.encode("utf-8", "backslashreplace"), newline=False)
+            metadata.append((lower.encode(), encoded.rstrip(b"=")))
+        elif value.isascii() and value.isprintable():
+            metadata.append((lower.encode(), value.strip().encode()))
+        else:
+            refused.append(name)
+    return tuple(metadata), refused
+
+
+def request_headers(
+    *,
+    path: str,
+    authority: str,
+    tls: bool,
+    timeout_s: float,
+    gzip: bool,
+    user_agent: str,
+    metadata: Headers,
+) -> Headers:
+    """The header list of a unary call, in the order that the specification asks for."""
+    encoding: Headers = ((b"grpc-encoding", b"gzip"),) if gzip else ()
+    return (
+        (b":method", b"POST"),
+        (b":scheme", b"https" if tls else b"http"),
+        (b":path", path.encode()),
+        (b":authority", authority.encode()),
+        (b"te", b"trailers"),
+        (b"grpc-timeout", timeout(timeout_s)),
+        (b"content-type", _CONTENT_TYPE),
+        *encoding,
+        (b"grpc-accept-encoding", b"identity,gzip"),
+        (b"user-agent", user_agent.encode("ascii", "replace")),
+        *metadata,
+    )
+
+
+def answer(headers: Headers, trailers: Headers) -> Answer:
+    """How the call ended; raises GrpcError where a gRPC answer carries no usable status.
+
+    A trailers-only answer comes as `headers` with empty `trailers`.
+    """
+    first = dict(reversed(headers))
+    last = dict(reversed(trailers)) if trailers else first
+    text = last.get(b"grpc-message")
+    message = decode_message(text) if text is not None else ""
+    status = last.get(b"grpc-status")
+    if status is None:
+        return Answer(*_without_status(first), b"", headers)
+    if not status.isdigit() or len(status) > 10:
+        raise GrpcError(f"grpc-status is {status[:32]!r}")
+    details = b""
+    if (binary := last.get(b"grpc-status-details-bin")) is not None:
+        try:
+            details = decode_binary(binary)
+        except GrpcError:
+            # The status stands without its details.
+            details = b""
+    return Answer(int(status), message, details, headers)
+
+
+def _without_status(headers: dict[bytes, bytes]) -> tuple[int, str]:
+    status = headers.get(b":status", b"")
+    if status != b"200":
+        number = int(status) if status.isdigit() else 0
+        return _HTTP_STATUS_CODES.get(number, Code.UNKNOWN), f"answered HTTP status {number}"
+    content_type = headers.get(b"content-type", b"")
+    if not is_grpc(content_type):
+        shown = content_type.decode("ascii", "backslashreplace")[:100]
+        return Code.UNKNOWN, f"answered with content-type {shown!r}, not gRPC"
+    raise GrpcError("answer without grpc-status")
+
+
+def is_grpc(content_type: bytes) -> bool:
+    """Whether a content-type names gRPC: `application/grpc`, alone or before `+` or `;`."""
+    lower = content_type.lower()
+    return lower.startswith(_CONTENT_TYPE) and lower[len(_CONTENT_TYPE) :][:1] in (b"", b"+", b";")
