@@ -5,7 +5,9 @@ that works on a desk: CUSTOMER_ID=demo, a sample every 5 s, state under .run/, t
 where one is taken.
 """
 
+import argparse
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -131,7 +133,7 @@ class Program:
         return code
 
 
-def environment(given: Mapping[str, str]) -> dict[str, str]:
+def environment(given: Mapping[str, str], state: Path) -> dict[str, str]:
     """The environment of both programs: what the user set, and the defaults of `make run`."""
     taken: set[int] = set()
     health = free_port(int(given.get("HEALTH_CHECK_PORT") or 8080), taken)
@@ -139,13 +141,13 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
     defaults = {
         "CUSTOMER_ID": "demo",
         "METRICS_INTERVAL": "5s",
-        "BUFFER_PATH": str(ROOT / ".run" / "agent"),
+        "BUFFER_PATH": str(state / "agent"),
     }
     fixed = {
         "HEALTH_CHECK_PORT": str(health),
         "ADAPTER_ENDPOINT": f"http://127.0.0.1:{adapter}",
         "PORT": str(adapter),
-        "STATE_DIRECTORY": str(ROOT / ".run" / "adapter"),
+        "STATE_DIRECTORY": str(state / "adapter"),
         "STORE": "sqlite",
     }
     return {**defaults, **{k: v for k, v in given.items() if v.strip()}, **fixed}
@@ -196,9 +198,9 @@ async def ready(client: Http1Client, program: Program) -> None:
     raise SystemExit(f"the {program.name} did not answer within {START_S:.0f} s")
 
 
-async def main() -> int:
+async def main(state: Path) -> int:
     """Run both until a signal; the exit code of the first that failed, or 0."""
-    environ = environment(os.environ)
+    environ = environment(os.environ, state)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -209,6 +211,7 @@ async def main() -> int:
     agent_client, adapter_client = client_of(health), client_of(store)
     tasks: list[asyncio.Task[object]] = []
     codes: list[int] = []
+    rows = 0.0
     try:
         await adapter.start()
         await ready(adapter_client, adapter)
@@ -231,10 +234,25 @@ async def main() -> int:
         await asyncio.gather(*tasks, return_exceptions=True)
         await agent_client.close()
         # Sources first: the adapter takes what the agent still holds.
-        started = [p for p in (agent, adapter) if p.process is not None]
-        codes.extend([await program.stop() for program in started])
+        if agent.process is not None:
+            codes.append(await agent.stop())
+        with contextlib.suppress(OSError):
+            rows = total(await metrics_of(adapter_client), "adapter_rows_total")
         await adapter_client.close()
+        if adapter.process is not None:
+            codes.append(await adapter.stop())
+    conclude(agent.last, rows)
     return next((code for code in codes if code), 0)
+
+
+def conclude(last_line: str, rows: float) -> None:
+    """What was delivered, from the agent's last log line and the adapter's count of rows."""
+    counts = dict(re.findall(r"(\w+)=(\d+)", last_line))
+    if "delivered" in counts:
+        say(
+            f"delivered {counts['delivered']} of {counts['accepted']} data points, "
+            f"{counts['lost']} lost; {rows:.0f} rows stored"
+        )
 
 
 def introduce(environ: Mapping[str, str]) -> None:
@@ -248,7 +266,7 @@ def introduce(environ: Mapping[str, str]) -> None:
   agent      samples this machine every {interval}, as customer {environ["CUSTOMER_ID"]}
              {health}/health
              {health}/metrics
-  adapter    storing in SQLite under .run/adapter
+  adapter    stores in SQLite, {environ["STATE_DIRECTORY"]}
              http://localhost:{environ["PORT"]}/health
   collector  {upstream}
 
@@ -266,4 +284,6 @@ def node_id(environ: Mapping[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    parser = argparse.ArgumentParser(prog="make run", description=__doc__)
+    parser.add_argument("--state", type=Path, default=ROOT / ".run", help="where both keep state")
+    sys.exit(asyncio.run(main(parser.parse_args().state)))

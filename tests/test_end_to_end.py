@@ -1,0 +1,198 @@
+"""Both programs as a user runs them, on this machine, over real sockets."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.fakes.programs import ROOT, Adapter, Agent, eventually, free_port, get, sample
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Iterator[Adapter]:
+    program = Adapter(tmp_path / "adapter")
+    eventually(program.health, "the adapter's /health")
+    yield program
+    assert program.stop() == 0, program.log
+
+
+@pytest.fixture
+def agent(tmp_path: Path, adapter: Adapter) -> Iterator[Agent]:
+    program = Agent(tmp_path / "agent", ADAPTER_ENDPOINT=adapter.url)
+    eventually(program.health, "the agent's /health")
+    yield program
+    assert program.stop() == 0, program.log
+
+
+def stored(adapter: Adapter, metric: str) -> list[dict[str, Any]]:
+    """The rows that `query --json` prints, newest first."""
+    answer = adapter.query("edge-01", metric, "--since", "1h", "--json")
+    return [json.loads(line) for line in answer.stdout.splitlines()]
+
+
+def test_this_machines_metrics_arrive_in_the_store(agent: Agent, adapter: Adapter) -> None:
+    """The main job: sampled here, streamed, kept, and read back with the command of the README."""
+    rows = eventually(
+        lambda: (found := stored(adapter, "system.cpu.percent"))[2:] and found, "three rows"
+    )
+    assert all(0 <= row["value"] <= 100 for row in rows)
+    times = [datetime.fromisoformat(row["time"]) for row in rows]
+    assert times == sorted(times, reverse=True)
+    assert abs((datetime.now(UTC) - times[0]).total_seconds()) < 60
+    limit = stored(adapter, "system.memory.limit")[0]
+    assert limit["value"] == psutil.virtual_memory().total
+    assert limit["unit"] == "By"
+    plain = adapter.query("edge-01", "system.cpu.percent", "--since", "1h").stdout
+    assert re.match(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S*Z\s+[\d.]+", plain.splitlines()[-1]), plain
+
+
+def test_health_and_metrics_show_this_machine(agent: Agent, adapter: Adapter) -> None:
+    """`curl /health` and `curl /metrics` as the README shows them."""
+
+    def seeds() -> str | None:
+        text = agent.metrics()
+        return text if sample(text, "system_cpu_usage") is not None else None
+
+    text = eventually(seeds, "the second sample")
+    labels = {"customer_id": "acme", "node_id": "edge-01"}
+    cpu = sample(text, "system_cpu_usage", **labels)
+    memory = sample(text, "system_memory_usage_bytes", **labels)
+    assert cpu is not None
+    assert 0 <= cpu <= 100
+    assert memory is not None
+    assert 0 < memory < psutil.virtual_memory().total
+    assert (sample(text, "system_disk_usage_bytes", mount_point="/") or 0) > 0
+    health = agent.health()
+    assert health is not None
+    assert health["status"] == "healthy"
+    assert health["checks"]["collector_connectivity"] == {"status": "disabled"}
+    assert sample(text, "agent_collector_reachable") is None
+
+
+def test_an_adapter_that_is_away_costs_nothing_that_fits_in_ram(
+    agent: Agent, adapter: Adapter, tmp_path: Path
+) -> None:
+    """Killed and started again on the same store: every accepted point becomes a row, once."""
+    eventually(lambda: agent.items("delivered", "adapter"), "a first delivery")
+    adapter.kill()
+    before = agent.items("accepted", "adapter")
+    eventually(lambda: agent.items("accepted", "adapter") > before + 100, "samples meanwhile")
+    assert (sample(agent.metrics(), "agent_held_items", destination="adapter") or 0) > 0
+    again = Adapter(tmp_path / "adapter", adapter.port)
+    try:
+        eventually(
+            lambda: sample(agent.metrics(), "agent_held_items", destination="adapter") == 0,
+            "the backlog to drain",
+        )
+        assert agent.items("dropped", "adapter") == 0
+        uptimes = stored(again, "system.uptime")
+        assert len({row["time"] for row in uptimes}) == len(uptimes)
+        seconds = sorted(datetime.fromisoformat(row["time"]).timestamp() for row in uptimes)
+        gaps = [b - a for a, b in zip(seconds, seconds[1:], strict=False)]
+        assert max(gaps) < 1.9, gaps
+        adapter.process = again.process
+    except BaseException:
+        again.kill()
+        raise
+
+
+def test_sigterm_delivers_what_is_held_and_says_so(tmp_path: Path) -> None:
+    """An orderly stop drains, within 8 seconds, and its last line counts what became of it."""
+    adapter = Adapter(tmp_path / "adapter")
+    eventually(adapter.health, "the adapter's /health")
+    agent = Agent(tmp_path / "agent", ADAPTER_ENDPOINT=adapter.url)
+    eventually(agent.health, "the agent's /health")
+    eventually(lambda: agent.items("accepted", "adapter") > 0, "a sample")
+    assert agent.stop(signal.SIGTERM, deadline_s=8.0) == 0
+    last = agent.log.splitlines()[-1]
+    counts = dict(pair.split("=") for pair in re.findall(r"\w+=\d+", last))
+    assert "stopped" in last, last
+    assert counts["accepted"] == counts["delivered"], last
+    assert counts["lost"] == "0", last
+    assert adapter.stop() == 0
+
+
+def test_a_second_agent_in_the_same_state_directory_ends_with_75(
+    agent: Agent, tmp_path: Path
+) -> None:
+    """systemd must not restart it for ever: RestartPreventExitStatus=75 78."""
+    second = Agent(tmp_path / "agent", ADAPTER_ENDPOINT="http://127.0.0.1:9")
+    assert second.process.wait(30) == 75
+    assert "another agent uses this state directory" in second.log
+
+
+def test_a_bad_setting_ends_with_78_and_names_value_source_and_remedy(tmp_path: Path) -> None:
+    """The contract's exit code for bad configuration."""
+    agent = Agent(tmp_path / "agent", ADAPTER_ENDPOINT="http://127.0.0.1:9", METRICS_INTERVAL="15")
+    assert agent.process.wait(30) == 78
+    assert "telemetry.metrics.interval=15 (METRICS_INTERVAL)" in agent.log
+    assert "15s" in agent.log
+
+
+def test_a_taken_health_port_ends_with_a_message_that_names_it(tmp_path: Path) -> None:
+    """A port in use is a setting to change, not a traceback."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        agent = Agent(
+            tmp_path / "agent",
+            ADAPTER_ENDPOINT="http://127.0.0.1:9",
+            HEALTH_CHECK_PORT=str(port),
+        )
+        assert agent.process.wait(30) == 78
+    assert f"health_check.port={port} (HEALTH_CHECK_PORT)" in agent.log
+    assert "Traceback" not in agent.log
+
+
+def test_make_run_shows_what_flows_and_drains_at_ctrl_c(tmp_path: Path) -> None:
+    """The first command of the README, with both default ports taken."""
+    health, port = free_port(), free_port()
+    with socket.socket() as first, socket.socket() as second:
+        for taken, number in ((first, health), (second, port)):
+            taken.bind(("127.0.0.1", number))
+            taken.listen()
+        run = subprocess.Popen(
+            [sys.executable, "-m", "tools.run", "--state", str(tmp_path)],
+            cwd=ROOT,
+            env={
+                "PATH": "/usr/bin:/bin",
+                "HEALTH_CHECK_PORT": str(health),
+                "PORT": str(port),
+                "METRICS_INTERVAL": "1s",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert run.stdout is not None
+        lines = []
+        try:
+            for line in run.stdout:
+                lines.append(line)
+                if re.search(r"\+[1-9]\d* rows stored", line):
+                    break
+            text = "".join(lines)
+            assert f"port {health} is taken, using" in text
+            url = re.search(
+                r"(http://localhost:\d+/health)\n.*(http://localhost:\d+)/metrics", text
+            )
+            assert url, text
+            assert get(url[1])[0] == 200
+            assert "system_memory_usage_bytes" in get(url[2] + "/metrics")[1]
+            run.send_signal(signal.SIGINT)
+            rest, _ = run.communicate(timeout=30)
+        finally:
+            run.kill()
+            run.wait()
+    assert run.returncode == 0, text + rest
+    assert re.search(r"delivered ([1-9]\d*) of \1 data points, 0 lost; \d+ rows stored", rest), rest
