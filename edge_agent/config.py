@@ -13,7 +13,7 @@ from edge_agent.config_rules import Rules
 from edge_agent.config_sources import DEFAULT, Machine, Reading, Source, read_settings
 from edge_agent.config_table import SETTINGS
 from edge_agent.otlp.signal import HTTP_PATHS, Signal
-from edge_agent.settings import Address, ConfigError, Endpoint, environ_text, shown
+from edge_agent.settings import Address, ConfigError, Endpoint, environ_text, one_line, shown
 
 _PROXY_VARIABLES = (
     "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy",
@@ -303,17 +303,29 @@ def _assembled(
     )
 
 
-def effective(config: Config) -> Iterator[tuple[str, str, Source]]:
-    """Every setting with its value as written, secrets redacted, and its source."""
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """A setting as it is in force: `text` for a person, `plain` for JSON, secrets redacted."""
+
+    key: str
+    text: str
+    plain: object
+    source: Source
+
+
+def effective(config: Config) -> Iterator[Effective]:
+    """Every row of the table, then what the system around us set."""
     for setting in SETTINGS:
         if setting.key == "resource":
             for name, value in config.resource.items():
                 key = f"resource.{name}"
-                yield key, value, config.sources[key]
+                yield Effective(one_line(key), one_line(value), value, config.sources[key])
         else:
-            value = setting.written(config.values[setting.key])
-            yield setting.key, value, config.sources[setting.key]
-    given = Source("environment", "HOST_ROOT")
-    yield "HOST_ROOT", config.host_root, DEFAULT if config.host_root == "/" else given
+            value = config.values[setting.key]
+            source = config.sources[setting.key]
+            yield Effective(setting.key, setting.written(value), setting.plain(value), source)
+    root = config.host_root
+    source = DEFAULT if root == "/" else Source("environment", "HOST_ROOT")
+    yield Effective("HOST_ROOT", one_line(root), root, source)
     for name, text in config.proxy_environ.items():
-        yield name, shown(text), Source("environment", name)
+        yield Effective(name, shown(text), shown(text), Source("environment", name))

@@ -123,6 +123,7 @@ TIMEOUT = Kind(
     partial(parse_timeout_s, least_s=TIMEOUT_LEAST_S, most_s=TIMEOUT_MOST_S),
 )
 ORDER = _choice("oldest", "newest")
+_UNITLESS = ("boolean", "number", "fraction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,16 @@ class Setting:
         if self.kind.shape is Shape.LIST:
             return ",".join(value)
         return self.kind.written(value)
+
+    def plain(self, value: Any) -> object:
+        """`value` for JSON, secrets redacted; durations and sizes stay text, with their units."""
+        if value is None or self.kind.name in _UNITLESS:
+            return value
+        if self.kind is HEADERS:
+            return {name: REDACTED for name, _ in value}
+        if self.kind.shape is Shape.LIST:
+            return list(value)
+        return self.written(value)
 
 
 _OTLP = "OTEL_EXPORTER_OTLP_"
@@ -364,7 +375,7 @@ SETTINGS = (
     ),
     Setting(
         "health_check.port", _whole(0, 65535), "8080",
-        "its port",
+        "the port of /health and /metrics",
         env="HEALTH_CHECK_PORT", flag="--health-port",
     ),
     Setting("health_check.path", HEALTH_PATH, "/health", "live and ready hang below it"),

@@ -70,8 +70,13 @@ def shown(text: str) -> str:
     # Up to the last @ of the authority: a password may itself contain one.
     text = re.sub(r"(//|^)[^/?#]*@", rf"\1{REDACTED}@", text)
     text = re.sub(r"\?.*", f"?{REDACTED}", text, flags=re.DOTALL)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = one_line(text)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def one_line(text: str) -> str:
+    """`text` with what cannot be printed escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def in_context(
