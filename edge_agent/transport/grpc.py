@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from edge_agent.otlp.status import Code
 
 Headers = tuple[tuple[bytes, bytes], ...]
+# As users know it: text, or bytes where the name ends in `-bin`.
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 _PREFIX_BYTES = 5
 _TIMEOUT_LIMIT = 10**8
@@ -123,27 +125,40 @@ def decode_binary(value: bytes) -> bytes:
         raise GrpcError(f"binary header is no base64: {error}") from error
 
 
-def user_metadata(headers: Iterable[tuple[str, str]]) -> tuple[Headers, list[str]]:
+def user_metadata(headers: Iterable[tuple[str, str]]) -> tuple[Metadata, list[str]]:
     """User's headers as metadata, and the names of those that gRPC cannot carry.
 
     Names become lower case; reserved ones, `grpc-*` and pseudo headers are refused, and so is a
-    value outside printable ASCII, unless the name ends in `-bin`: then its UTF-8 is sent, in
-    base64, which is what gRPC libraries do with it.
+    value outside printable ASCII, unless the name ends in `-bin`: then the value's UTF-8 is what
+    the peer gets.
     """
-    metadata, refused = [], []
+    metadata: list[tuple[str, str | bytes]] = []
+    refused = []
     for name, value in headers:
         lower = name.lower()
         reserved = lower in _RESERVED or lower.startswith("grpc-")
         if not lower or reserved or not _NAME_CHARS.issuperset(lower):
             refused.append(name)
         elif lower.endswith("-bin"):
-            encoded = binascii.b2a_base64(value.encode("utf-8", "backslashreplace"), newline=False)
-            metadata.append((lower.encode(), encoded.rstrip(b"=")))
+            metadata.append((lower, value.encode("utf-8", "backslashreplace")))
         elif value.isascii() and value.isprintable():
-            metadata.append((lower.encode(), value.strip().encode()))
+            metadata.append((lower, value.strip()))
         else:
             refused.append(name)
     return tuple(metadata), refused
+
+
+def wire_metadata(metadata: Metadata) -> Headers:
+    """Metadata as header fields: binary values in base64 without padding."""
+    return tuple(
+        (
+            name.encode(),
+            value.encode()
+            if isinstance(value, str)
+            else binascii.b2a_base64(value, newline=False).rstrip(b"="),
+        )
+        for name, value in metadata
+    )
 
 
 def request_headers(
@@ -154,7 +169,7 @@ def request_headers(
     timeout_s: float,
     gzip: bool,
     user_agent: str,
-    metadata: Headers,
+    metadata: Metadata,
 ) -> Headers:
     """The header list of a unary call, in the order that the specification asks for."""
     encoding: Headers = ((b"grpc-encoding", b"gzip"),) if gzip else ()
@@ -169,7 +184,7 @@ def request_headers(
         *encoding,
         (b"grpc-accept-encoding", b"identity,gzip"),
         (b"user-agent", user_agent.encode("ascii", "replace")),
-        *metadata,
+        *wire_metadata(metadata),
     )
 
 
@@ -202,10 +217,10 @@ def _without_status(headers: dict[bytes, bytes]) -> tuple[int, str]:
     if status != b"200":
         number = int(status) if status.isdigit() else 0
         return _HTTP_STATUS_CODES.get(number, Code.UNKNOWN), f"answered HTTP status {number}"
+    # The mapping knows no code for these. A gRPC peer does not answer so; a captive portal does.
     content_type = headers.get(b"content-type", b"")
     if not is_grpc(content_type):
-        shown = content_type.decode("ascii", "backslashreplace")[:100]
-        return Code.UNKNOWN, f"answered with content-type {shown!r}, not gRPC"
+        raise GrpcError(f"answer with content-type {content_type[:100]!r}")
     raise GrpcError("answer without grpc-status")
 
 

@@ -1,9 +1,9 @@
 """A collector that answers as told and remembers what it was sent, on grpcio's own server.
 
-    async with FakeCollector(["UNAVAILABLE", "OK"]) as collector:
-        await client.export(Signal.METRICS, body)   # is refused
-        await client.export(Signal.METRICS, body)   # is taken
-        assert [r.signal for r in collector.received] == [Signal.METRICS] * 2
+async with FakeCollector(["UNAVAILABLE", "OK"]) as collector:
+    await client.export(Signal.METRICS, body)   # is refused
+    await client.export(Signal.METRICS, body)   # is taken
+    assert [r.signal for r in collector.received] == [Signal.METRICS] * 2
 """
 
 import asyncio
@@ -152,7 +152,7 @@ class FakeCollector(Inbox):
         await self._server.stop(0)
 
     async def _respond(self, signal: Signal, body: bytes, context: Any) -> bytes:
-        metadata = {name: value for name, value in context.invocation_metadata()}
+        metadata = dict(context.invocation_metadata())
         await self.add(Received(signal, body, metadata))
         answer = self._answers.popleft() if self._answers else Answer()
         if answer.after is not None:
