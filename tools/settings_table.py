@@ -1,4 +1,4 @@
-"""Write the table of settings into README.md, between its markers: `python -m tools.settings_table`.
+"""Write the settings into README.md, between their markers: `python -m tools.settings_table`.
 
 With --check nothing is written and the exit code is 1 where the README is behind.
 """
@@ -25,8 +25,8 @@ def _default(setting: Setting) -> str:
 
 
 def _row(setting: Setting) -> str:
-    variables = ", ".join(f"`{name}`" for name in setting.variables) or "–"
-    flag = f"`{setting.flag}`" if setting.flag else "–"
+    variables = ", ".join(f"`{name}`" for name in setting.variables) or "-"
+    flag = f"`{setting.flag}`" if setting.flag else "-"
     cells = (f"`{setting.key}`", variables, flag, _default(setting), setting.help)
     return f"| {' | '.join(_cell(cell) for cell in cells)} |\n"
 
