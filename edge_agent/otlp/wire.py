@@ -58,9 +58,26 @@ def bytes_field(field: int, value: bytes) -> bytes:
     return key(field, LENGTH_DELIMITED) + varint(len(value)) + value
 
 
+def text(value: str) -> bytes:
+    """UTF-8; what it cannot carry leaves as an escape.
+
+    Names from the kernel may be any bytes: `os.fsdecode` maps a byte NN that is no UTF-8 to the
+    lone surrogate U+DCNN, which leaves as `\\xNN`; any other lone surrogate as `\\uNNNN`.
+    """
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        pass
+    try:
+        name = value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "backslashreplace")
+    return name.decode("utf-8", "backslashreplace").encode()
+
+
 def string_field(field: int, value: str) -> bytes:
-    """A string; what UTF-8 cannot carry (lone surrogates) leaves as a `\\xNN` escape."""
-    return bytes_field(field, value.encode("utf-8", "backslashreplace"))
+    """A string, see `text`."""
+    return bytes_field(field, text(value))
 
 
 def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
