@@ -58,6 +58,7 @@ class _Connection(asyncio.Protocol):
         self._limits = limits
         self._admit = admit
         self._loop = asyncio.get_running_loop()
+        self.peer = ""
         self._transport: asyncio.Transport
         self._reader: RequestReader
         self._unread = b""
@@ -75,8 +76,8 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  (a stream's is one)
         self._transport = transport
         name = transport.get_extra_info("peername")
-        peer = str(Address(*name[:2])) if isinstance(name, tuple) else ""
-        self._reader = RequestReader(self._limits, peer, self._admit)
+        self.peer = str(Address(*name[:2])) if isinstance(name, tuple) else ""
+        self._reader = RequestReader(self._limits, self.peer, self._admit)
         self._server.opened(self)
         self._deadline.set(self._limits.header_timeout_s)
 
@@ -246,8 +247,9 @@ class _Connection(asyncio.Protocol):
 class Server:
     """Listening sockets and the connections they let in. Made by `serve`."""
 
-    def __init__(self) -> None:
+    def __init__(self, closed: Callable[[str], None] | None = None) -> None:
         self.draining = False
+        self._closed = closed
         self._acceptor: Acceptor
         self._connections: set[_Connection] = set()
         self._empty = asyncio.Event()
@@ -271,6 +273,8 @@ class Server:
         """A connection is gone, and so is its last answer."""
         self._connections.discard(connection)
         self._acceptor.release(connection)
+        if self._closed is not None:
+            self._closed(connection.peer)
         if not self._connections:
             self._empty.set()
 
@@ -298,14 +302,16 @@ async def serve(
     limits: Limits,
     tls: ssl.SSLContext | None = None,
     admit: Admit | None = None,
+    closed: Callable[[str], None] | None = None,
 ) -> Server:
     """Answer HTTP requests on `host` and `port` (0 takes a free one) with `respond`.
 
     "localhost" means both loopback families on one port. `admit` sees a head and its
-    Content-Length (None where chunked) before the body is read, and may answer it instead. An
+    Content-Length (None where chunked) before the body is read, and may answer it instead; what it
+    let in and has not come to `respond` by the time `closed` names its peer never will. An
     exception in `respond` is a 500 and an error in the log. Raises OSError when it cannot listen.
     """
-    server = Server()
+    server = Server(closed)
     server.attach(
         Acceptor(
             await bind(host, port),
