@@ -21,7 +21,7 @@ user_version is the version of this layout, application_id says that the file is
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -354,12 +354,12 @@ def newest_rows(
             left -= taken
 
 
-def node_ids(connection: sqlite3.Connection) -> Iterable[str]:
+def node_ids(connection: sqlite3.Connection) -> list[str]:
     """Every node that has rows."""
     return [node for (node,) in connection.execute("SELECT DISTINCT node_id FROM partitions")]
 
 
-def metric_names(connection: sqlite3.Connection, node_id: str) -> Iterable[str]:
+def metric_names(connection: sqlite3.Connection, node_id: str) -> list[str]:
     """Every metric that `node_id` has rows of."""
     found = connection.execute(
         "SELECT DISTINCT metric_name FROM partitions WHERE node_id = ?", (node_id,)
