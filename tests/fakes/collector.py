@@ -8,7 +8,7 @@ async with FakeCollector(["UNAVAILABLE", "OK"]) as collector:
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -171,8 +171,8 @@ class FakeCollector(Inbox):
         return encode_response(PartialSuccess(answer.rejected_items, answer.message))
 
 
-class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, respond: Callable[[Signal, bytes, Any], Any]) -> None:
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generic at run time
+    def __init__(self, respond: Callable[[Signal, bytes, Any], Awaitable[bytes]]) -> None:
         self._signals = {path: signal for signal, path in GRPC_PATHS.items()}
         self._respond = respond
 
