@@ -22,6 +22,7 @@ class Cpu:
     """`percent` is the last system.cpu.percent, None before there are two samples."""
 
     name = "cpu"
+    metrics = (TIME, UTILIZATION, PERCENT, LOGICAL_COUNT, FREQUENCY)
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

@@ -24,6 +24,7 @@ class Disk:
     """Nothing where there is no /proc/diskstats, as in some containers."""
 
     name = "disk"
+    metrics = (IO, OPERATIONS, IO_TIME, OPERATION_TIME)
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

@@ -128,6 +128,7 @@ class Filesystem:
     """`used_bytes` by mount point is the last sample's."""
 
     name = "filesystem"
+    metrics = (USAGE, UTILIZATION, LIMIT)
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

@@ -19,6 +19,7 @@ class Load:
     """Read directly: psutil asks the running kernel and cannot be pointed elsewhere."""
 
     name = "load"
+    metrics = (LOAD_1M, LOAD_5M, LOAD_15M, UPTIME)
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

@@ -25,6 +25,7 @@ class Memory:
     """`used_bytes` and `total_bytes` are the last sample's, None where it failed."""
 
     name = "memory"
+    metrics = (USAGE, UTILIZATION, LIMIT, AVAILABLE, PERCENT, PAGING_USAGE, PAGING_FAULTS)
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

@@ -42,6 +42,7 @@ class Network:
     """`received_bytes` and `transmitted_bytes` since boot: all interfaces but loopback."""
 
     name = "network"
+    metrics = (IO, ERRORS, DROPPED, PACKETS, SIGNAL)
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -106,6 +107,7 @@ class Connections:
     """
 
     name = "connections"
+    metrics = (CONNECTIONS,)
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

@@ -35,6 +35,7 @@ class Power:
     """Nothing on machines that do not watch their supply."""
 
     name = "power"
+    metrics = (STATUS,)
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

@@ -38,6 +38,7 @@ class Processes:
     """Every process of the machine, by state: a read each, so it runs in the worker."""
 
     name = "processes"
+    metrics = (COUNT,)
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -69,6 +70,16 @@ class Process:
     """
 
     name = "process"
+    metrics = (
+        CPU_TIME,
+        CPU_UTILIZATION,
+        MEMORY,
+        MEMORY_VIRTUAL,
+        THREADS,
+        FILES,
+        SWITCHES,
+        UPTIME,
+    )
 
     def __init__(self, clock: BootClock, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

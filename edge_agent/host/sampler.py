@@ -34,6 +34,21 @@ log = Log("host.sampler")
 SUCCESS = Metric("agent.sampler.success", "1", Kind.GAUGE)
 SCOPE = "edge_agent.host"
 
+SUBJECTS = (
+    Cpu,
+    Load,
+    Memory,
+    Disk,
+    Network,
+    Process,
+    Processes,
+    Connections,
+    Thermal,
+    Power,
+    StorageWear,
+    Filesystem,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Seed:
@@ -65,8 +80,7 @@ class Sampler:
     """This machine, sampled.
 
     `resource` is an encoded Resource; `exclude` are globs on metric names; `deadline_s` is how long
-    a probe that may block is waited for. Subjects are listed in the order in which they leave,
-    the slow ones and file systems, which the worker asks, after the quick.
+    a probe that may block is waited for. Subjects leave in the order of SUBJECTS.
     """
 
     def __init__(
@@ -100,12 +114,18 @@ class Sampler:
             self._network,
             Process(clock, monotonic),
         )
-        self._slow = (
+        slow = (
             Processes(machine),
             Connections(machine),
             Thermal(machine),
             Power(machine),
             StorageWear(machine),
+        )
+        # What is wholly excluded is not read either. The quick ones are: /health shows them.
+        self._slow = tuple(
+            subject
+            for subject in slow
+            if any(self._wanted(metric.name) for metric in subject.metrics)
         )
 
     async def sample(self) -> Sample:

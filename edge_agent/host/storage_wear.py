@@ -8,7 +8,7 @@ the two kinds of memory inside, in steps of a tenth used (0x01 is up to 10 %, 0x
 from collections.abc import Iterator
 
 from edge_agent.host.machine import Machine, listing, read_if_there, text
-from edge_agent.host.power import status
+from edge_agent.host.power import STATUS, status
 from edge_agent.otlp.metrics import Attributes, Kind, Metric, Number, Reading
 
 ENDURANCE = Metric("hw.physical_disk.endurance_utilization", "1", Kind.GAUGE, Number.DOUBLE)
@@ -27,6 +27,7 @@ class StorageWear:
     """SD cards do not tell; eMMCs before 5.0 do not either."""
 
     name = "storage_wear"
+    metrics = (ENDURANCE, STATUS)
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

@@ -22,6 +22,7 @@ class Thermal:
     """A read may wait for a bus or a disk, so it runs in the worker."""
 
     name = "thermal"
+    metrics = (TEMPERATURE, FAN_SPEED, VOLTAGE)
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
