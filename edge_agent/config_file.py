@@ -38,8 +38,8 @@ def read_yaml(
         mark = error.problem_mark or error.context_mark
         where = file if mark is None else f"{file}:{mark.line + 1}"
         problem = " ".join(part for part in (error.context, error.problem) if part)
-        # What PyYAML quotes may be a secret that began with a *, & or !.
-        problem = re.sub(r"(['\"]).{2,}\1", REDACTED, problem, flags=re.DOTALL)
+        # A secret that began with an &, * or ! is one of these names to PyYAML.
+        problem = re.sub(r"(alias|anchor|handle) (['\"]).*\2", rf"\1 {REDACTED}", problem)
         return {}, [f"{where}: not YAML ({problem}); correct it"]
     except yaml.YAMLError:
         # A ReaderError names the character, which may be part of a secret.

@@ -373,8 +373,8 @@ def parse_address(text: str) -> Address:
 
 def parse_host(text: str) -> str:
     """A host name or address to listen on, IPv6 with or without brackets."""
-    plain = text.removeprefix("[").removesuffix("]")
-    host, port = _host_port(f"[{plain}]" if ":" in plain else plain)
+    bare_ipv6 = text.count(":") > 1 and not text.startswith("[")
+    host, port = _host_port(f"[{text}]" if bare_ipv6 else text)
     if port is not None:
         raise ConfigError("has a port in it; write the host alone")
     return host
