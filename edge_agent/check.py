@@ -92,7 +92,9 @@ def health_address(config: Config) -> Finding:
         family, _, _, _, address = found[0]
         socket.create_server(address[:2], family=family).close()
     except OSError as error:
-        reason = error.strerror or str(error)
+        # create_server adds the address to strerror; resolvers have error numbers of their own.
+        named = error.errno is not None and error.errno > 0
+        reason = os.strerror(error.errno or 0) if named else error.strerror
         remedy = "unless that is the agent itself, set health_check.port"
         where = f"{health.host}:{health.port}"
         return Finding("warn", "health", f"{where} cannot be taken ({reason}); {remedy}")
@@ -134,9 +136,14 @@ def _finding(
             remedy = f"start it, or correct {key} ({config.sources[key].where})"
             return Finding("fail", destination, f"{where}: {reason}; {remedy}")
         case Denied(code=code, message=message):
-            credentials = "collector.headers" if destination == "collector" else "adapter.token"
-            remedy = f"correct {credentials} or the client certificate"
-            return Finding("fail", destination, f"{where}: {code} {message}; {remedy}")
+            remedy = "correct collector.headers or the client certificate"
+            if destination == "adapter":
+                remedy = "correct adapter.token"
+            return Finding("fail", destination, f"{where}: {_said(code, message)}; {remedy}")
         case Rejected(code=code, message=message):
             remedy = f"have it take {signal}, or set telemetry.{signal}.enabled: false"
-            return Finding("fail", destination, f"{where}: {code} {message}; {remedy}")
+            return Finding("fail", destination, f"{where}: {_said(code, message)}; {remedy}")
+
+
+def _said(code: str, message: str) -> str:
+    return f"{code} {message}" if message else code
