@@ -281,6 +281,7 @@ def parse_token(text: str) -> str:
 
 # ---- where peers are --------------------------------------------------------------------------
 
+_HOST_NAME = re.compile(r"[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*\.?")
 _SCHEME_PORTS = {"http": 80, "https": 443}
 
 
@@ -354,7 +355,8 @@ def _host_port(text: str) -> tuple[str, int | None]:
         port_text = rest if colon else None
         if not host:
             raise ConfigError("has no host; write it as host:port")
-        if re.fullmatch(r"[0-9A-Za-z._-]+", host) is None:
+        # RFC 1035, 2.3.4: the resolver refuses longer names with an error that is no OSError.
+        if len(host) > 253 or _HOST_NAME.fullmatch(host) is None:
             raise ConfigError(f"{shown(host)} is not a host name; write it as host:port")
     if port_text is None:
         return host, None

@@ -199,6 +199,13 @@ BAD: list[tuple[Callable[[str], object], str, str]] = [
     (parse_endpoint, "http://", "has no host; write it as host:port"),
     (parse_endpoint, ":4317", "has no host; write it as host:port"),
     (parse_endpoint, "h!:1", "h! is not a host name; write it as host:port"),
+    (parse_endpoint, "a..b", "a..b is not a host name; write it as host:port"),
+    (parse_endpoint, "a" * 64, "a" * 64 + " is not a host name; write it as host:port"),
+    (
+        parse_endpoint,
+        ".".join(["a" * 60] * 5),
+        ".".join(["a" * 60] * 5)[:100] + "... is not a host name; write it as host:port",
+    ),
     (parse_endpoint, "::1", "an IPv6 address goes into brackets; write it as [::1]:4317"),
     (parse_endpoint, "[h]:1", "[h] is not a host name; write it as host:port"),
     (parse_endpoint, "[1.2.3.4]:1", "has brackets around what is no IPv6 address; remove them"),
