@@ -1,6 +1,6 @@
 """argv -> command, and `--help`. Pure; flags come from the table of settings.
 
-argparse would do, for 1 MB of private memory on every device; this is what the agent needs of it.
+argparse would do, for 0.5 MB of private memory on every device; this is what the agent needs of it.
 """
 
 from collections.abc import Sequence
