@@ -104,7 +104,7 @@ def _fixed(state: State, ledger: Ledger, seeds: Seeds) -> tuple[_Family, ...]:
         ),
         _Family(
             "agent_collector_latency_ms", "gauge", "Milliseconds of the last acknowledged call.",
-            [_Sample(math.nan if latency_s is None else latency_s * 1000)],
+            [_Sample(math.nan if latency_s is None else round(latency_s * 1000, 3))],
         ),
         _Family(
             "agent_spans_sent_total", "counter", "Spans acknowledged by a peer.",
@@ -182,8 +182,8 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def _value(value: float | None) -> str:
-    if value is None or math.isnan(value):
+def _value(value: float) -> str:
+    if math.isnan(value):
         return "NaN"
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"

@@ -122,7 +122,7 @@ def http_status(document: dict[str, Any]) -> int:
 def not_ready(state: State) -> str:
     """Why new data would not be accepted now; empty when it would."""
     if state.phase is not Phase.RUNNING:
-        return state.phase.value.lower()
+        return str(state.phase.value).lower()
     return "pushing back" if state.pushing_back else ""
 
 

@@ -28,10 +28,10 @@ async def serve(
     metrics: Callable[[], str],
     heartbeat_age_s: Callable[[], float],
 ) -> Server:
-    """Answer `path`, `path`/live, `path`/ready and /metrics on `host` and `port`.
+    """Answer `path` (no trailing slash), `path`/live, `path`/ready and /metrics.
 
     `metrics` is the text of /metrics, `heartbeat_age_s` how long ago the main loop last beat.
-    Raises OSError when it cannot listen.
+    Raises OSError when it cannot listen on `host` and `port`.
     """
     routes = _routes(path, state, metrics, heartbeat_age_s)
 
@@ -72,9 +72,8 @@ def _routes(
         body = metrics().encode("utf-8", "backslashreplace")
         return Response(200, body, (("content-type", CONTENT_TYPE), _NO_STORE))
 
-    path = path.rstrip("/")
     return {
-        path or "/": health,
+        path: health,
         f"{path}/live": live,
         f"{path}/ready": ready,
         METRICS_PATH: exposition,
