@@ -112,14 +112,16 @@ class Database:
 
     def _prepare(self) -> None:
         execute = self.connection.execute
-        execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        execute("PRAGMA auto_vacuum = INCREMENTAL")
         is_new = self._one("SELECT count(*) FROM sqlite_schema") == 0
         if not is_new and self._one("PRAGMA application_id") != APPLICATION_ID:
             raise ForeignError("foreign", "a database of another program")
         version = self._one("PRAGMA user_version")
         if version > VERSION:
             raise ForeignError("newer", f"layout {version}, this program knows {VERSION}")
+        if is_new:
+            # Both can be chosen before the first page is written, and never again.
+            execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            execute("PRAGMA auto_vacuum = INCREMENTAL")
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = FULL")
         execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")

@@ -75,17 +75,16 @@ def _cut(message: bytes, depth: int, max_bytes: int) -> Iterator[bytes]:
     rest = b"".join(
         _encoded(field, wire_type, value)
         for field, wire_type, value in wire.fields(view)
-        if field not in _REPEATED[depth]
+        if field not in _REPEATED[depth] or isinstance(value, int)
     )
     if len(rest) > max_bytes // 2:
         raise TooLargeError(f"a {_NAMES[depth]} with {len(rest)} bytes around its data")
     room = max_bytes - len(rest) - _FRAMING_BYTES
     piece = bytearray()
     for field, _, value in wire.fields(view):
-        if field not in _REPEATED[depth]:
+        # A number in the place of a message is a field unknown to protobuf, and went to the rest.
+        if field not in _REPEATED[depth] or isinstance(value, int):
             continue
-        if isinstance(value, int):
-            raise MalformedError(f"field {field} of a {_NAMES[depth]} is no message")
         if piece and len(piece) + len(value) > room:
             yield rest + piece
             piece.clear()

@@ -31,6 +31,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -347,8 +348,8 @@ def _number(point: NumberDataPoint, kind: str) -> Iterator[_Part]:
 
 def _histogram(point: HistogramDataPoint, kind: str) -> Iterator[_Part]:
     counts, bounds = point.bucket_counts, point.explicit_bounds
-    # Compared with the last bound, which is infinity: NaN and a bound of infinity fail too.
-    rising = all(a < b for a, b in zip(bounds, [*bounds[1:], math.inf], strict=True))
+    # Up to the bound that is not sent, infinity: NaN and a second infinity fail too.
+    rising = all(a < b for a, b in pairwise([*bounds, math.inf]))
     if not rising or (len(counts) != len(bounds) + 1 and (counts or bounds)):
         raise _RejectedError("malformed_histogram")
     yield _count(".count", point.count, kind)
