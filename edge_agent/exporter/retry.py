@@ -40,7 +40,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """UNAUTHENTICATED, PERMISSION_DENIED, 401, 403: we are refused, the data is good."""
+    """UNAUTHENTICATED, PERMISSION_DENIED, 401, 403, 407: we are refused, the data is good."""
 
     code: str
     message: str
@@ -160,7 +160,8 @@ def classify_http(
     if status in _RETRYABLE_STATUSES:
         reason = f"{name}: {message}" if message else name
         return Retry(reason, retry_after_s(retry_after, now_unix_s))
-    if status in (401, 403):
+    # 407 is the word of a proxy in between: the peer has not seen the data.
+    if status in (401, 403, 407):
         return Denied(name, message)
     return Rejected(name, message, too_large=status == 413)
 

@@ -145,8 +145,10 @@ class ClientConnection(asyncio.Protocol):
         """Say goodbye and close; calls in flight end as CallError."""
         self._end("closed by us", gently=True)
         if self._transport is not None:
-            # A peer that no longer reads would keep the goodbye, and us, waiting.
-            await asyncio.wait({self._closed}, timeout=_CLOSE_GRACE_S)
+            # A peer that no longer reads would keep the goodbye, and us, waiting. Under TLS asyncio
+            # has sent it by now, and waits for the peer's own, which few send.
+            secure = self._transport.get_extra_info("ssl_object") is not None
+            await asyncio.wait({self._closed}, timeout=0 if secure else _CLOSE_GRACE_S)
             self._transport.abort()
             await asyncio.shield(self._closed)
 

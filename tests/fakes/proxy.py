@@ -1,4 +1,4 @@
-"""An HTTP proxy that knows CONNECT and nothing else (RFC 9110, 9.3.6)."""
+"""An HTTP proxy: CONNECT (RFC 9110, 9.3.6), and requests in absolute form (RFC 9112, 3.2.2)."""
 
 import asyncio
 from types import TracebackType
@@ -41,8 +41,10 @@ class FakeProxy:
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, target, _ = head[0].split(" ")
-        assert method == "CONNECT"
-        self.asked.append(target)
+        scheme, _, rest = target.rpartition("://")
+        authority, slash, path = rest.partition("/")
+        assert (method == "CONNECT") == (scheme == ""), head[0]
+        self.asked.append(authority)
         headers = {line.partition(":")[0].lower(): line.partition(":")[2] for line in head[1:]}
         if self._authorization not in (None, headers.get("proxy-authorization", "").strip()):
             writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
@@ -50,9 +52,13 @@ class FakeProxy:
         if self._refusal is not None:
             writer.write(f"HTTP/1.1 {self._refusal}\r\n\r\n".encode())
             return
-        host, _, port = target.rpartition(":")
+        host, _, port = authority.rpartition(":")
         up_reader, up_writer = await asyncio.open_connection(host.strip("[]"), int(port))
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        if method == "CONNECT":
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        else:
+            head[0] = f"{method} {slash}{path} HTTP/1.1"
+            up_writer.write("\r\n".join(head).encode("latin-1"))
         copies = [
             asyncio.create_task(_copy(reader, up_writer)),
             asyncio.create_task(_copy(up_reader, writer)),
@@ -60,10 +66,10 @@ class FakeProxy:
         try:
             await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            up_writer.transport.abort()
             for copy in copies:
                 copy.cancel()
             await asyncio.gather(*copies, return_exceptions=True)
-            up_writer.transport.abort()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

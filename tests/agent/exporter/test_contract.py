@@ -70,18 +70,38 @@ HTTP_RETRYABLE = {429, 502, 503, 504}
 
 
 def expected_http(status: int) -> type | Outcome:
-    """By the specification's words; for a success, its type."""
+    """By the specification's words, and 407, which is a proxy's; for a success, its type."""
     if 200 <= status < 300:
         return Delivered
     if status in HTTP_RETRYABLE:
         return Retry(f"http_{status}: why not")
-    if status in (401, 403):
+    if status in (401, 403, 407):
         return Denied(f"http_{status}", "why not")
     return Rejected(f"http_{status}", "why not", too_large=status == 413)
 
 
 STATUSES = (
-    *(200, 202, 204, 301, 302, 307, 308, 400, 401, 403, 404, 405, 408, 411, 413, 414, 415, 422),
+    *(
+        200,
+        202,
+        204,
+        301,
+        302,
+        307,
+        308,
+        400,
+        401,
+        403,
+        404,
+        405,
+        407,
+        408,
+        411,
+        413,
+        414,
+        415,
+        422,
+    ),
     *(429, 431, 499, 500, 501, 502, 503, 504, 505, 599),
 )
 
