@@ -102,6 +102,8 @@ class Sampler:
         self._counters = Counters()
         self._excluded: dict[str, bool] = {}
         self._failing: set[str] = set()
+        # Subject -> whether it could be read in the last sample.
+        self.success: dict[str, bool] = {}
         self._cpu = Cpu(machine)
         self._memory = Memory(machine)
         self._network = Network(machine)
@@ -143,6 +145,7 @@ class Sampler:
         await self._ask_worker(readings, errors)
         for name, error in errors.items():
             self._judge(name, error)
+            self.success[name] = not error
             attributes = (("agent.sampler.subject", name),)
             readings.append(Reading(SUCCESS, attributes, int(not error)))
         wanted = [reading for reading in readings if self._wanted(reading.metric.name)]
