@@ -1,5 +1,6 @@
 """Both programs as a user runs them, on this machine, over real sockets."""
 
+import itertools
 import json
 import re
 import signal
@@ -19,6 +20,7 @@ from tests.fakes.programs import ROOT, Adapter, Agent, eventually, free_port, ge
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Iterator[Adapter]:
+    """An adapter that answers, and has to stop cleanly after the test."""
     program = Adapter(tmp_path / "adapter")
     eventually(program.health, "the adapter's /health")
     yield program
@@ -27,6 +29,7 @@ def adapter(tmp_path: Path) -> Iterator[Adapter]:
 
 @pytest.fixture
 def agent(tmp_path: Path, adapter: Adapter) -> Iterator[Agent]:
+    """An agent that sends to it, and has to stop cleanly after the test."""
     program = Agent(tmp_path / "agent", ADAPTER_ENDPOINT=adapter.url)
     eventually(program.health, "the agent's /health")
     yield program
@@ -97,7 +100,7 @@ def test_an_adapter_that_is_away_costs_nothing_that_fits_in_ram(
         uptimes = stored(again, "system.uptime")
         assert len({row["time"] for row in uptimes}) == len(uptimes)
         seconds = sorted(datetime.fromisoformat(row["time"]).timestamp() for row in uptimes)
-        gaps = [b - a for a, b in zip(seconds, seconds[1:], strict=False)]
+        gaps = [b - a for a, b in itertools.pairwise(seconds)]
         assert max(gaps) < 1.9, gaps
         adapter.process = again.process
     except BaseException:

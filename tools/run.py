@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_agent.transport.http1 import Http1Client
-
 from edge_agent.settings import Endpoint
 from edge_agent.transport.dial import Tls
+from edge_agent.transport.http1_client import Http1Client
 
 ROOT = Path(__file__).parent.parent
 LINE_EVERY_S = 5.0
@@ -260,13 +259,14 @@ def introduce(environ: Mapping[str, str]) -> None:
     health = f"http://localhost:{environ['HEALTH_CHECK_PORT']}"
     upstream = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "none (set OTEL_EXPORTER_OTLP_ENDPOINT)")
     interval = environ["METRICS_INTERVAL"]
-    query = f"STATE_DIRECTORY={environ['STATE_DIRECTORY']} cassandra-adapter query"
+    program = os.path.relpath(Path(sys.executable).parent / "cassandra-adapter")
+    query = f"STATE_DIRECTORY={os.path.relpath(environ['STATE_DIRECTORY'])} {program} query"
     print(
         f"""
   agent      samples this machine every {interval}, as customer {environ["CUSTOMER_ID"]}
              {health}/health
              {health}/metrics
-  adapter    stores in SQLite, {environ["STATE_DIRECTORY"]}
+  adapter    stores in SQLite, {os.path.relpath(environ["STATE_DIRECTORY"])}
              http://localhost:{environ["PORT"]}/health
   collector  {upstream}
 
