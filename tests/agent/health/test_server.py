@@ -189,6 +189,6 @@ async def test_idle_clients_beyond_the_limit_get_503() -> None:
             writers.append(writer)
         reader, writer = await asyncio.open_connection("127.0.0.1", agent.ports[0])
         assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
-        for writer in (*writers, writer):
-            writer.close()
-            await writer.wait_closed()
+        for open_writer in (*writers, writer):
+            open_writer.close()
+            await open_writer.wait_closed()
