@@ -30,7 +30,7 @@ def any_value(value: AttributeValue) -> bytes:
             return wire.varint_field(2, int(value))
         case int():
             return wire.varint_field(3, int64(value))
-        case float():
+        case _:
             return wire.double_field(4, value)
 
 
