@@ -167,6 +167,7 @@ class RequestReader:
         self.owes_continue = expects and (length > 0 or coding is not None)
 
     def _fault(self, version: str, length: int, coding: str | None) -> Response | None:
+        # The parser itself refuses both framings together, and two lengths.
         headers = self._headers
         if version not in ("1.0", "1.1"):
             return plain(505, "HTTP/1 only")
@@ -176,8 +177,6 @@ class RequestReader:
             return plain(400, "Transfer-Encoding in HTTP/1.0")
         if coding is not None and coding.lower() != "chunked":
             return plain(501, "no transfer coding but chunked")
-        if coding is not None and "content-length" in headers:
-            return plain(400, "both Transfer-Encoding and Content-Length")
         if self._parser.should_upgrade() and (length > 0 or coding is not None):
             # The parser would take the body for the new protocol.
             return plain(501, "no upgrade, least of all with a body")
