@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -306,6 +306,15 @@ async def test_when_none_answers_the_first_error_is_told() -> None:
 
 
 # ---- threads ----
+
+
+@pytest.fixture(autouse=True)
+def every_look_up_ends() -> Iterator[None]:
+    """No thread of one test is counted in the next."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "dial":
+            thread.join(TIMEOUT_S)
 
 
 async def test_a_look_up_that_hangs_is_left_behind() -> None:
