@@ -33,15 +33,15 @@ from edge_agent.settings import (
 
 _INSTALLED_STATE = Path("/var/lib/cassandra-adapter")
 _CONSISTENCIES = (
-    "ANY",
-    "ONE",
-    "TWO",
-    "THREE",
-    "QUORUM",
-    "ALL",
-    "LOCAL_QUORUM",
-    "EACH_QUORUM",
-    "LOCAL_ONE",
+    "any",
+    "one",
+    "two",
+    "three",
+    "quorum",
+    "all",
+    "local_quorum",
+    "each_quorum",
+    "local_one",
 )
 
 
@@ -64,7 +64,7 @@ def _parse_port(text: str) -> int:
 
 
 def _parse_consistency(text: str) -> str:
-    return parse_choice(text.upper(), _CONSISTENCIES, {n.lower(): n for n in _CONSISTENCIES})
+    return parse_choice(text, _CONSISTENCIES).upper()
 
 
 SETTINGS = (
@@ -135,7 +135,7 @@ def _hash(token: str) -> bytes:
 def load(environ: Mapping[str, str] | None = None) -> Config:
     """Everything that serving needs; raises ConfigError. None reads the process's environment."""
     given = os.environ if environ is None else environ
-    values = _values(given)
+    values = parsed(given)
     _refuse_cassandra(values)
     tokens_file = values["TOKENS_FILE"]
     tokens = None if tokens_file is None else read_tokens(tokens_file)
@@ -162,11 +162,12 @@ def load(environ: Mapping[str, str] | None = None) -> Config:
 def load_for_query(environ: Mapping[str, str] | None = None) -> Path:
     """The state directory whose store is asked; raises ConfigError."""
     given = os.environ if environ is None else environ
-    _refuse_cassandra(_values(given))
+    _refuse_cassandra(parsed(given))
     return state_directory(given)
 
 
-def _values(environ: Mapping[str, str]) -> dict[str, Any]:
+def parsed(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The value of every setting by its name, each checked alone; raises ConfigError."""
     values = {}
     for setting in SETTINGS:
         text, source = environ_text(environ, setting.name), "environment"

@@ -34,6 +34,8 @@ _PAGE_BYTES = 1024
 _WAL_PAGES = 4096
 _MAX_NUMBERS = 20_000
 _VACUUM_PAGES = 256
+# How long another process may hold the file, as a person with the sqlite3 shell does.
+_BUSY_S = 2.0
 
 _SCHEMA = """
 CREATE TABLE partitions (
@@ -101,7 +103,7 @@ class Database:
         if not path.exists():
             # SQLite would create it readable by all; its journal then takes over our mode.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self.connection = sqlite3.connect(path, timeout=2.0, isolation_level=None)
+        self.connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
         self._partitions: dict[tuple[str, str, str], int] = {}
         self._series: dict[tuple[bytes, str], int] = {}
         try:
@@ -135,7 +137,7 @@ class Database:
         return int(self.connection.execute(statement).fetchone()[0])
 
     def begin(self) -> None:
-        """Start a transaction; waits up to 2 s for another process that writes."""
+        """Start a transaction; waits up to _BUSY_S for another process that writes."""
         self.connection.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
@@ -305,7 +307,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     Raises sqlite3.Error.
     """
     uri = f"{path.absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, timeout=2.0, isolation_level=None)
+    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.OperationalError:

@@ -213,12 +213,17 @@ class SqliteStore:
         try:
             while jobs := self._next_group():
                 report = writer.commit_group(jobs)
-                self._loop.call_soon_threadsafe(self._settle, report)
+                self._tell(self._settle, report)
         except BaseException as death:  # noqa: BLE001  (reported to the loop, whatever it is)
             error = death
         finally:
             writer.close()
-            self._loop.call_soon_threadsafe(self._end, error, jobs)
+            self._tell(self._end, error, jobs)
+
+    def _tell(self, callback: Callable[..., None], *what: object) -> None:
+        # Whoever stopped us may not have waited for the end of a slow disk.
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *what)
 
     def _next_group(self) -> list[_Job]:
         """All that waits, at least one, at most MAX_GROUP; empty at the end."""

@@ -59,12 +59,14 @@ def row(at_ms: int = 0, value: float = 1.0, series: bytes = b"s" * 16, **other: 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
+    """A new file."""
     opened = Database(tmp_path / FILE_NAME)
     yield opened
     opened.close()
 
 
 def store(database: Database, *rows: Row) -> None:
+    """Write `rows` in one transaction."""
     database.begin()
     database.insert(rows)
     database.commit()

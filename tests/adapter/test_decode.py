@@ -22,6 +22,7 @@ from tests.adapter.test_rows import REQUESTS, encoded
 
 
 def rows(*messages: ExportMetricsServiceRequest) -> tuple[list[Row], Outcome]:
+    """Rows of all the messages together."""
     outcome = Outcome()
     window = Window.at(NOW_NS)
     found = []
@@ -31,6 +32,7 @@ def rows(*messages: ExportMetricsServiceRequest) -> tuple[list[Row], Outcome]:
 
 
 def comparable(found: tuple[list[Row], Outcome]) -> object:
+    """The same, in a form in which NaN equals NaN."""
     return [r._replace(value=repr(r.value)) for r in found[0]], found[1]
 
 
@@ -147,6 +149,7 @@ def test_a_damaged_body_never_raises_anything_else(data: st.DataObject):
 
 
 def as_json(built: ExportMetricsServiceRequest) -> bytes:
+    """The request in OTLP/JSON."""
     return json.dumps(MessageToDict(built)).encode()
 
 

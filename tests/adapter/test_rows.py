@@ -49,6 +49,7 @@ WINDOW = Window.at(NOW_NS)
 def rows_and_outcome(
     built: ExportMetricsServiceRequest, customers: frozenset[str] | None = None
 ) -> tuple[list[Row], Outcome]:
+    """What becomes of `built` at NOW_NS."""
     outcome = Outcome()
     return rows_of(built, window=WINDOW, customers=customers, outcome=outcome), outcome
 
@@ -114,6 +115,8 @@ def test_every_double_is_kept_to_the_bit(value: float):
 
 
 def histogram(**fields: Any) -> Metric:
+    """A metric with one histogram data point."""
+
     def fill(metric: Metric) -> None:
         metric.histogram.aggregation_temporality = 1
         metric.histogram.data_points.append(
@@ -183,6 +186,7 @@ def test_a_count_beyond_a_signed_integer_is_kept_as_a_double():
 
 
 def exponential(**fields: Any) -> tuple[Metric, ExponentialHistogramDataPoint]:
+    """A metric with one exponential histogram data point, and the point."""
     built = ExponentialHistogramDataPoint(time_unix_nano=NOW_NS, scale=3, **fields)
     built.positive.bucket_counts.extend([1, 2, 3])
 
@@ -384,6 +388,7 @@ def series_of(
     attributes: Mapping[str, object] | None = None,
     monotonic: int | None = None,
 ) -> bytes:
+    """The series_id of one data point in these surroundings."""
     metric = gauge(point(attributes=attributes))
     if monotonic is not None:
         metric = Metric(name="system.cpu.percent", unit="%")
@@ -529,6 +534,7 @@ REQUESTS = st.lists(
 
 
 def encoded(spec: list[dict[str, Any]]) -> ExportMetricsServiceRequest:
+    """The request that `spec` describes."""
     built = ExportMetricsServiceRequest()
     for part in spec:
         metrics = []
