@@ -119,16 +119,15 @@ def _retry_delay_s(detail: bytes) -> float | None:
             info = _bytes(value, "Any.value")
     if type_url.rpartition("/")[2] != _RETRY_INFO_NAME:
         return None
-    delay_s = 0.0
+    delay_ns = 0
     for field, _, value in fields(info):
         if field == 1:
-            delay_s = 0.0
             for part, _, number in fields(_bytes(value, "RetryInfo.retry_delay")):
                 if part == 1:
-                    delay_s += _int(number, "Duration.seconds")
+                    delay_ns += _int(number, "Duration.seconds") * 1_000_000_000
                 elif part == 2:
-                    delay_s += _int(number, "Duration.nanos") / 1e9
-    return max(0.0, delay_s)
+                    delay_ns += _int(number, "Duration.nanos")
+    return max(0, delay_ns) / 1e9
 
 
 def encode_response(partial: PartialSuccess) -> bytes:

@@ -63,7 +63,6 @@ class Answer:
     code: int
     message: str
     details: bytes
-    headers: Headers
 
 
 def message_prefix(size: int, *, compressed: bool) -> bytes:
@@ -199,7 +198,7 @@ def answer(headers: Headers, trailers: Headers) -> Answer:
     message = decode_message(text) if text is not None else ""
     status = last.get(b"grpc-status")
     if status is None:
-        return Answer(*_without_status(first), b"", headers)
+        return Answer(*_without_status(first), b"")
     if not status.isdigit() or len(status) > 10:
         raise GrpcError(f"grpc-status is {status[:32]!r}")
     details = b""
@@ -209,7 +208,7 @@ def answer(headers: Headers, trailers: Headers) -> Answer:
         except GrpcError:
             # The status stands without its details.
             details = b""
-    return Answer(int(status), message, details, headers)
+    return Answer(int(status), message, details)
 
 
 def _without_status(headers: dict[bytes, bytes]) -> tuple[int, str]:

@@ -58,7 +58,7 @@ class Response:
     trailers: Headers
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Call:
     """A request and what has come of its answer; it has a stream once it was its turn."""
 
@@ -198,6 +198,8 @@ class ClientConnection(asyncio.Protocol):
             return
         while self._waiting and len(self._calls) < self._max_calls and self._refusal is None:
             call = self._waiting.popleft()
+            if call.answer.done():
+                continue  # Cancelled this very moment.
             try:
                 call.stream_id = self._http2.send_request(call.request_headers)
                 for part in call.request_body[:-1]:
@@ -264,7 +266,7 @@ class ClientConnection(asyncio.Protocol):
         if not self._ready.done():
             self._ready.set_exception(CallError(reason))
             self._ready.exception()  # It may have no reader.
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             # After a fault there may be nothing left to say.
             with contextlib.suppress(ngh2.NGH2Error):
                 self._http2.terminate_connection(ngh2.ErrorCode.NO_ERROR)
@@ -308,8 +310,10 @@ class ClientConnection(asyncio.Protocol):
                     self._finish(stream_id, ())
             case ngh2.TrailersReceived(stream_id=stream_id, headers=headers):
                 self._finish(stream_id, _pairs(headers))
-            case ngh2.StreamReset() | ngh2.StreamClosed():
-                self._stream_ended(event.stream_id, event.error_code)
+            case ngh2.StreamReset(stream_id=stream_id, error_code=code):
+                self._stream_ended(stream_id, code, None)
+            case ngh2.StreamClosed(stream_id=stream_id, error_code=code, local_error=error):
+                self._stream_ended(stream_id, code, error)
             case _:
                 self._take_of_connection(event)
 
@@ -355,12 +359,12 @@ class ClientConnection(asyncio.Protocol):
             body = call.parts[0] if len(call.parts) == 1 else b"".join(call.parts)
             call.answer.set_result(Response(call.headers, body, trailers))
 
-    def _stream_ended(self, stream_id: int, code: int) -> None:
+    def _stream_ended(self, stream_id: int, code: int, error: Exception | None) -> None:
         """Without a whole answer, or after it, when nobody cares."""
         call = self._leave(stream_id)
         if call is None:
             return
-        reason = f"stream reset: {_error_name(code)}"
+        reason = f"stream reset: {error or _error_name(code)}"
         # Also what libnghttp2 reports for streams above a GOAWAY's last one.
         refused = code == ngh2.ErrorCode.REFUSED_STREAM
         self._fail(call, UnprocessedError(reason) if refused else CallError(reason))
