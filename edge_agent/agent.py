@@ -356,7 +356,7 @@ def _introduction(config: Config) -> Mapping[str, object]:
 async def _drain(agent: Agent, exporters: Sequence[asyncio.Task[None]]) -> list[str]:
     """Deliver what is held, for DRAIN_S at most; what is left is counted by its queue."""
     for client in agent.clients.values():
-        client.hurry()
+        client.reconnect()
     for queue in agent.queues:
         queue.close()
     if exporters:

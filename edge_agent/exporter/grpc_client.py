@@ -124,6 +124,11 @@ class GrpcClient:
                 return _outcome(response, loop.time() - started_s)
         return outcome
 
+    def reconnect(self) -> None:
+        """Forget the wait after failed connects: the next call tries at once."""
+        for peer in self._peers.values():
+            peer.not_before_s = 0.0
+
     async def close(self) -> None:
         """Close connections; calls in flight end as Retry."""
         self._closing = True

@@ -109,6 +109,13 @@ class GrpcioClient:
         # None stands for an answer that is no message: the peer has the data all the same.
         return classify_grpc(Code.OK, "", body=response or b"", latency_s=loop.time() - started_s)
 
+    def reconnect(self) -> None:
+        """Forget the wait after failed connects: the next call tries at once."""
+        # grpcio keeps its waits to itself: a new channel has none.
+        for known in self._channels.values():
+            self._retire(known)
+        self._channels.clear()
+
     async def close(self) -> None:
         """Close connections; calls in flight end as Retry."""
         self._closed.set()
@@ -135,10 +142,13 @@ class GrpcioClient:
         }
         self._channels[target] = _Channel(channel, export, files)
         if known is not None:
-            retired = asyncio.create_task(known.channel.close(self._timeout_s))
-            self._retired.add(retired)
-            retired.add_done_callback(self._retired.discard)
+            self._retire(known)
         return self._channels[target]
+
+    def _retire(self, known: _Channel) -> None:
+        retired = asyncio.create_task(known.channel.close(self._timeout_s))
+        self._retired.add(retired)
+        retired.add_done_callback(self._retired.discard)
 
     def _files(self, endpoint: Endpoint) -> list[str]:
         if not endpoint.tls:

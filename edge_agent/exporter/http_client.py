@@ -120,6 +120,11 @@ class HttpClient:
             latency_s=self._monotonic() - started_s,
         )
 
+    def reconnect(self) -> None:
+        """Forget the wait after failed connects: the next call tries at once."""
+        for peer in self._peers.values():
+            peer.not_before_s = 0.0
+
     async def close(self) -> None:
         """Close connections; calls in flight end as Retry."""
         for peer in self._peers.values():

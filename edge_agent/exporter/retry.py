@@ -56,6 +56,10 @@ class Client(Protocol):
         """Send `body`; every failure of the peer or the network is an Outcome, never raised."""
         ...
 
+    def reconnect(self) -> None:
+        """Forget the wait after failed connects: the next call tries at once."""
+        ...
+
     async def close(self) -> None:
         """Close connections; calls in flight end as Retry."""
         ...

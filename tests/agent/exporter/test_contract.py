@@ -297,6 +297,22 @@ async def test_a_collector_that_comes_up_late_is_found(kind: str, open_client: O
 
 
 @pytest.mark.parametrize("kind", KINDS)
+async def test_reconnect_forgets_the_wait_after_failed_connects(
+    kind: str, open_client: OpenClient
+) -> None:
+    """An agent that stops has seconds, not the half hour until the next dial is due."""
+    async with new_collector(kind) as collector:
+        endpoint: Endpoint = collector.endpoint
+    client = open_client(kind, endpoint, max_reconnect_s=3600.0)
+    for _ in range(3):
+        assert isinstance(await client.export(Signal.METRICS, BODY), Retry)
+    async with new_collector(kind, port=endpoint.port) as collector:
+        client.reconnect()
+        assert isinstance(await client.export(Signal.METRICS, BODY), Delivered)
+        assert [r.body for r in collector.received] == [BODY]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_collector_that_restarts_is_found_again(kind: str, open_client: OpenClient) -> None:
     """The connection of before is gone; no data is lost by it and no restart of ours needed."""
     async with new_collector(kind) as collector:

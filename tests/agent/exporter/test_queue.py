@@ -41,6 +41,9 @@ class ScriptedClient:
             return Rejected("invalid_argument", "bad utf-8")
         return self.script.pop(0) if self.script else OK
 
+    def reconnect(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 
