@@ -6,8 +6,8 @@
     series      series_id -> id, with what it determines: customer_id, attributes, kind
     samples     the rows: (partition, timestamp, series) -> value, value_int, unit, point
 
-A row names its node, metric, day and attributes by number. As one table the same samples measured
-six to eleven times larger and wrote four times as much to flash (ARCHITECTURE.md).
+A row names its node, metric, day and attributes by number. 100 series every 15 s measured 32 bytes
+a row and 156 KB written a request; as one table (no rowid, 4 KiB pages) 314 bytes and 886 KB.
 Pages are of 1 KiB: a request touches a page per metric, and all of a page is written.
 
 SQLite has no NaN: it stores NULL. So a NULL in `value` is NaN. `attributes` is a JSON object.
@@ -21,7 +21,7 @@ user_version is the version of this layout, application_id says that the file is
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,7 +35,7 @@ _WAL_PAGES = 4096
 _MAX_NUMBERS = 20_000
 _VACUUM_PAGES = 256
 # How long another process may hold the file, as a person with the sqlite3 shell does.
-_BUSY_S = 2.0
+BUSY_S = 2.0
 
 _SCHEMA = """
 CREATE TABLE partitions (
@@ -103,7 +103,7 @@ class Database:
         if not path.exists():
             # SQLite would create it readable by all; its journal then takes over our mode.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self.connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+        self.connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
         self._partitions: dict[tuple[str, str, str], int] = {}
         self._series: dict[tuple[bytes, str], int] = {}
         try:
@@ -137,7 +137,7 @@ class Database:
         return int(self.connection.execute(statement).fetchone()[0])
 
     def begin(self) -> None:
-        """Start a transaction; waits up to _BUSY_S for another process that writes."""
+        """Start a transaction; waits up to BUSY_S for another process that writes."""
         self.connection.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
@@ -206,7 +206,7 @@ class Database:
 
         Less than `max_rows` means that nothing expired is left.
         """
-        day = _day(cutoff_ms)
+        day = day_of(cutoff_ms)
         deleted = 0
         expired = self.connection.execute(
             "SELECT id, time_bucket FROM partitions WHERE time_bucket <= ? ORDER BY time_bucket",
@@ -294,88 +294,6 @@ def move_aside(path: Path, word: str, now_ns: int) -> Path:
     return target
 
 
-def _day(time_ms: int) -> str:
+def day_of(time_ms: int) -> str:
+    """The UTC date in which `time_ms` since 1970 is: its time_bucket."""
     return datetime.fromtimestamp(time_ms // 1000, UTC).date().isoformat()
-
-
-# ---- reading ----------------------------------------------------------------------------------
-
-
-def open_for_reading(path: Path) -> sqlite3.Connection:
-    """The file, without the right to change it, while the adapter may be writing it.
-
-    Raises sqlite3.Error.
-    """
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
-    try:
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    except sqlite3.OperationalError:
-        connection.close()
-        if path.with_name(path.name + "-wal").exists():
-            raise
-        # Whoever may not write the directory can make no shared memory for the journal; without a
-        # journal none is needed, as nobody is writing.
-        connection = sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None)
-    return connection
-
-
-def newest_rows(
-    connection: sqlite3.Connection,
-    node_id: str,
-    metric_name: str,
-    *,
-    from_ms: int,
-    to_ms: int,
-    limit: int | None,
-) -> Iterator[Row]:
-    """Rows with `from_ms` <= timestamp <= `to_ms`, newest first, at most `limit`."""
-    buckets = connection.execute(
-        "SELECT time_bucket FROM partitions WHERE node_id = ? AND metric_name = ?"
-        " AND time_bucket BETWEEN ? AND ? ORDER BY time_bucket DESC",
-        (node_id, metric_name, _day(from_ms), _day(to_ms)),
-    ).fetchall()
-    # SQLite takes a negative limit for none.
-    left, taken = (-1, 0) if limit is None else (limit, 1)
-    for (bucket,) in buckets:
-        found = connection.execute(
-            "SELECT * FROM metrics WHERE node_id = ? AND metric_name = ? AND time_bucket = ?"
-            " AND timestamp BETWEEN ? AND ? LIMIT ?",
-            (node_id, metric_name, bucket, from_ms, to_ms, left),
-        )
-        for node, metric, day, time_ms, value, customer, series_id, attributes, *others in found:
-            yield Row(
-                node,
-                metric,
-                day,
-                time_ms,
-                float("nan") if value is None else value,
-                customer,
-                series_id,
-                json.loads(attributes),
-                *others,
-            )
-            left -= taken
-
-
-def node_ids(connection: sqlite3.Connection) -> list[str]:
-    """Every node that has rows."""
-    return [node for (node,) in connection.execute("SELECT DISTINCT node_id FROM partitions")]
-
-
-def metric_names(connection: sqlite3.Connection, node_id: str) -> list[str]:
-    """Every metric that `node_id` has rows of."""
-    found = connection.execute(
-        "SELECT DISTINCT metric_name FROM partitions WHERE node_id = ?", (node_id,)
-    )
-    return [name for (name,) in found]
-
-
-def newest_ms(connection: sqlite3.Connection, node_id: str, metric_name: str) -> int | None:
-    """When the newest row was sampled, in milliseconds; None without rows."""
-    found = connection.execute(
-        "SELECT max(timestamp) FROM samples WHERE partition = (SELECT id FROM partitions"
-        " WHERE node_id = ? AND metric_name = ? ORDER BY time_bucket DESC LIMIT 1)",
-        (node_id, metric_name),
-    ).fetchone()
-    return None if found is None else found[0]

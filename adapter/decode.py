@@ -20,8 +20,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from edge_agent.otlp import wire
 
 MAX_PIECE_BYTES = 256 * 1024
-# JSON can only be read whole, and takes up to twenty times its bytes. What sends JSON is a script.
+# JSON can only be read whole, and takes many times its bytes: so it is limited in both.
 MAX_JSON_BYTES = 4 * 1024 * 1024
+MAX_JSON_OBJECTS = 250_000
 
 
 class MalformedError(ValueError):
@@ -117,8 +118,19 @@ def from_json(body: bytes) -> Iterator[ExportMetricsServiceRequest]:
     # Here alone: few ever send JSON.
     from google.protobuf import json_format
 
+    objects = 0
+
+    def counted(fields: dict[str, object]) -> dict[str, object]:
+        nonlocal objects
+        objects += 1
+        if objects > MAX_JSON_OBJECTS:
+            raise TooLargeError(f"JSON of more than {MAX_JSON_OBJECTS} objects; send less at once")
+        return _ids_in_base64(fields)
+
     try:
-        document = json.loads(body, object_hook=_ids_in_base64)
+        document = json.loads(body, object_hook=counted)
+    except TooLargeError:
+        raise
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"not JSON: {error}") from None
     if not isinstance(document, dict):

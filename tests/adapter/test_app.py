@@ -19,7 +19,8 @@ from adapter import app as app_module
 from adapter import sqlite
 from adapter.app import App
 from adapter.config import Tokens, read_tokens
-from adapter.database import FILE_NAME, open_for_reading
+from adapter.database import FILE_NAME
+from adapter.reader import open_for_reading
 from adapter.rows import TTL_S
 from adapter.sqlite import SqliteStore
 from edge_agent.otlp.status import Code, decode_status

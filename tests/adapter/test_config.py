@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from adapter import config
 from adapter.config import SETTINGS, load, load_for_query, parsed, read_tokens, state_directory
@@ -258,8 +259,13 @@ def test_tls_that_cannot_work_is_refused_with_the_reason(authority: Authority, t
     text = tmp_path / "text"
     text.write_text("hello")
     encrypted = tmp_path / "encrypted"
-    encrypted.write_text(
-        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n"
+    key = serialization.load_pem_private_key(pair.key.read_bytes(), None)
+    encrypted.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"passphrase"),
+        )
     )
     other = authority.issue("other")
     for environ, says in [
@@ -269,7 +275,7 @@ def test_tls_that_cannot_work_is_refused_with_the_reason(authority: Authority, t
         (good | {"TLS_KEY": "/nowhere"}, "No such file or directory"),
         (good | {"TLS_KEY": str(other.key)}, "key values mismatch"),
         (good | {"TLS_CERTIFICATE": str(text)}, "name PEM files"),
-        (good | {"TLS_KEY": str(encrypted)}, "name PEM files"),
+        (good | {"TLS_KEY": str(encrypted)}, "the key is encrypted; name PEM files"),
         (good | {"TLS_CLIENT_CA": "/nowhere"}, "TLS_CLIENT_CA=/nowhere: No such file"),
         (good | {"TLS_CLIENT_CA": str(text)}, "name a PEM file of certificates"),
     ]:

@@ -19,13 +19,9 @@ from adapter.database import (
     ForeignError,
     is_corrupt,
     is_storage_fault,
-    metric_names,
     move_aside,
-    newest_ms,
-    newest_rows,
-    node_ids,
-    open_for_reading,
 )
+from adapter.reader import metric_names, newest_ms, newest_rows, node_ids, open_for_reading
 from adapter.rows import Row
 
 DAY_MS = 86_400_000

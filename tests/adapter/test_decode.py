@@ -254,6 +254,13 @@ def test_json_is_limited_more_than_protobuf():
         list(from_json(b" " * (decode.MAX_JSON_BYTES + 1)))
 
 
+def test_json_is_limited_in_objects_too():
+    """Two bytes are an object of sixty."""
+    body = b"[" + b"{}," * decode.MAX_JSON_OBJECTS + b"{}]"
+    with pytest.raises(TooLargeError, match="more than 250000 objects"):
+        list(from_json(body))
+
+
 def test_pieces_stay_in_order():
     """Later samples of a series win, as they would in one piece."""
     built = request(gauge(*[point(float(n)) for n in range(300)]))

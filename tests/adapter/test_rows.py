@@ -20,6 +20,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     SummaryDataPoint,
 )
 
+from adapter.points import number_text
 from adapter.rows import (
     MAX_AHEAD_S,
     MAX_ATTRIBUTES_BYTES,
@@ -29,7 +30,6 @@ from adapter.rows import (
     Outcome,
     Row,
     Window,
-    number_text,
     rows_of,
 )
 from tests.adapter.build import (

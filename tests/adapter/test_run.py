@@ -96,9 +96,17 @@ async def test_an_outage_ends_without_a_request(
 ):
     """A probe finds out; expiry has gone on to the next hour meanwhile."""
     monkeypatch.setattr(run_module, "_PROBE_INTERVAL_S", 0.0)
+    probe, probes = SqliteStore.probe, []
+
+    async def counted(store: SqliteStore) -> None:
+        probes.append(store)
+        await probe(store)
+
+    monkeypatch.setattr(SqliteStore, "probe", counted)
     (tmp_path / FILE_NAME).mkdir()
     async with running(config(tmp_path), caplog):
-        assert said(caplog, "store is away, senders are told to retry")
+        await until(lambda: len(probes) > 3)
+        assert len(said(caplog, "store is away, senders are told to retry")) == 1
         (tmp_path / FILE_NAME).rmdir()
         await until(lambda: said(caplog, "store is back"))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from adapter import sqlite
-from adapter.database import FILE_NAME, Database, open_for_reading
+from adapter.database import FILE_NAME, Database
+from adapter.reader import open_for_reading
 from adapter.rows import Row
 from adapter.sqlite import EXPIRE_ROWS, MAX_GROUP, SqliteStore, StoreAwayError
 from tests.adapter.test_database import DAY_MS, MIDNIGHT_MS, row
@@ -191,7 +192,7 @@ async def test_a_file_locked_by_another_is_an_outage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A person with the sqlite3 shell, in the middle of a transaction."""
-    monkeypatch.setattr("adapter.database._BUSY_S", 0.0)
+    monkeypatch.setattr("adapter.database.BUSY_S", 0.0)
     async with running(tmp_path) as store:
         with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
