@@ -87,7 +87,7 @@ def clients(config: Config) -> dict[str, Client]:
     if config.adapter.endpoint is not None:
         token = config.adapter.token
         found["adapter"] = HttpClient(
-            _adapter_endpoints(config.adapter.endpoint),
+            adapter_endpoints(config.adapter.endpoint),
             headers=() if token is None else (("authorization", f"Bearer {token}"),),
             gzip=config.adapter.endpoint.host not in LOOPBACK,
             **shared,
@@ -106,7 +106,8 @@ def _collector_class(collector: CollectorConfig) -> Callable[..., Client]:
     return GrpcClient
 
 
-def _adapter_endpoints(base: Endpoint) -> dict[Signal, Endpoint]:
+def adapter_endpoints(base: Endpoint) -> dict[Signal, Endpoint]:
+    """Where the adapter at `base` takes metrics, and traces that could not be delivered."""
     return {
         signal: Endpoint(base.scheme, base.host, base.port, base.path + HTTP_PATHS[signal])
         for signal in (Signal.METRICS, Signal.TRACES)

@@ -157,6 +157,71 @@ def test_a_taken_health_port_ends_with_a_message_that_names_it(tmp_path: Path) -
     assert "Traceback" not in agent.log
 
 
+def test_systemd_hears_of_readiness_life_and_the_stop(tmp_path: Path, adapter: Adapter) -> None:
+    """sd_notify(3): READY once it runs, WATCHDOG at half of the time, STOPPING before it drains."""
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address)
+        systemd.settimeout(30)
+        agent = Agent(
+            tmp_path / "agent",
+            ADAPTER_ENDPOINT=adapter.url,
+            NOTIFY_SOCKET=address,
+            WATCHDOG_USEC="400000",
+        )
+        heard: list[str] = []
+        while sum("WATCHDOG=1" in message for message in heard) < 3 or "READY" not in str(heard):
+            heard.append(systemd.recv(4096).decode())
+        assert agent.stop() == 0, agent.log
+        systemd.setblocking(False)
+        while "STOPPING=1" not in heard[-1]:
+            heard.append(systemd.recv(4096).decode())
+    (ready,) = [message for message in heard if "READY=1" in message]
+    assert ready == "READY=1\nSTATUS=sending to adapter"
+
+
+def test_a_peer_that_never_answers_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    """SIGTERM ends the agent within 8 seconds; what was in flight is counted as lost."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        agent = Agent(
+            tmp_path / "agent",
+            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}",
+        )
+        eventually(agent.health, "the agent's /health")
+        eventually(lambda: agent.items("accepted", "collector") > 100, "two samples")
+        assert agent.stop(signal.SIGTERM, deadline_s=8.0) == 0
+    counts = dict(pair.split("=") for pair in re.findall(r"\w+=\d+", agent.log.splitlines()[-1]))
+    assert counts["accepted"] == counts["lost"] != "0"
+    assert counts["delivered"] == "0"
+
+
+def test_without_a_usable_state_directory_it_runs_on_degraded(
+    tmp_path: Path, adapter: Adapter
+) -> None:
+    """A restart is never the cure: RAM only, said in the log and in /health."""
+    (tmp_path / "file").write_text("")
+    agent = Agent(
+        tmp_path / "agent", ADAPTER_ENDPOINT=adapter.url, BUFFER_PATH=str(tmp_path / "file/state")
+    )
+    eventually(agent.health, "the agent's /health")
+    eventually(lambda: agent.items("delivered", "adapter"), "a delivery")
+    health = agent.health()
+    assert health is not None
+    assert (health["status"], health["checks"]["buffer"]["status"]) == ("degraded", "warning")
+    assert "state directory cannot be used" in agent.log
+    assert "BUFFER_PATH" in agent.log
+    assert agent.stop() == 0
+
+
+def test_with_metrics_disabled_it_waits_and_answers(tmp_path: Path, adapter: Adapter) -> None:
+    """A disabled signal is not produced; the agent is ready all the same."""
+    agent = Agent(tmp_path / "agent", ADAPTER_ENDPOINT=adapter.url, METRICS_ENABLED="false")
+    eventually(agent.health, "the agent's /health")
+    assert get(f"http://127.0.0.1:{agent.port}/health/ready") == (200, "ready\n")
+    assert sample(agent.metrics(), "agent_items_total") is None
+    assert agent.stop() == 0
+
+
 def test_make_run_shows_what_flows_and_drains_at_ctrl_c(tmp_path: Path) -> None:
     """The first command of the README, with both default ports taken."""
     health, port = free_port(), free_port()

@@ -105,7 +105,7 @@ class Queue:
     ) -> None:
         self.account = account
         self._client = client
-        self._policy = policy
+        self.policy = policy
         self._peer = reachability
         self._clock = clock
         self._unix_nano = unix_nano
@@ -150,7 +150,7 @@ class Queue:
         self._wake.set()
 
     def _evict(self) -> None:
-        while self._bytes > self._policy.max_bytes and self._waiting:
+        while self._bytes > self.policy.max_bytes and self._waiting:
             oldest = self._waiting.popleft()
             self._release(oldest)
             self._drop("queue_full", oldest)
@@ -158,7 +158,7 @@ class Queue:
                 self._dropping = True
                 _log.error(
                     "queue is full, dropping the oldest",
-                    **self._names(), max_bytes=self._policy.max_bytes, peer_error=self._peer.error,
+                    **self._names(), max_bytes=self.policy.max_bytes, peer_error=self._peer.error,
                 )  # fmt: skip
 
     def _drop(self, reason: str, request: Request) -> None:
@@ -204,20 +204,20 @@ class Queue:
 
     def _wait_s(self) -> float | None:
         """Seconds until a call may start: 0 now, None until something happens."""
-        lanes = 1 if self._failures else self._policy.lanes
+        lanes = 1 if self._failures else self.policy.lanes
         if not self._waiting or self._calls >= lanes or (self._closing and self._failures):
             return None
         return max(0.0, self._not_before_s - self._clock())
 
     def _take(self) -> list[Request]:
-        take = self._waiting.pop if self._policy.newest_first else self._waiting.popleft
+        take = self._waiting.pop if self.policy.newest_first else self._waiting.popleft
         batch = [take()]
         items, size = batch[0].items, len(batch[0].body)
         while self._waiting:
-            nearest = self._waiting[-1 if self._policy.newest_first else 0]
+            nearest = self._waiting[-1 if self.policy.newest_first else 0]
             items += nearest.items
             size += len(nearest.body)
-            if items > self._policy.batch_items or size > JOIN_BYTES:
+            if items > self.policy.batch_items or size > JOIN_BYTES:
                 break
             batch.append(take())
         batch.sort(key=lambda r: r.sequence)
@@ -314,7 +314,7 @@ class Queue:
             )  # fmt: skip
         self._peer.failed(error)
         self._not_before_s = max(self._not_before_s, now + delay_s)
-        if self._policy.retry:
+        if self.policy.retry:
             self._put_back(batch)
             self._evict()
         else:
@@ -324,9 +324,9 @@ class Queue:
 
     def _after(self, outcome: Retry | Denied, failing_s: float) -> tuple[str, float]:
         """Why an attempt failed and the seconds until the next."""
-        backoff = self._policy.backoff
+        backoff = self.policy.backoff
         match outcome:
-            case Retry(reason, None) if failing_s < self._policy.max_elapsed_s:
+            case Retry(reason, None) if failing_s < self.policy.max_elapsed_s:
                 return reason, backoff.delay_s(self._failures, self._jitter())
             case Retry(reason, after_s):
                 # The peer's own hint is obeyed however long; an outage is probed steadily.
@@ -360,7 +360,7 @@ class Queue:
     @property
     def usage(self) -> float:
         """What is held as a share of the point at which dropping begins, 0 to 1."""
-        return min(1.0, self._bytes / self._policy.max_bytes)
+        return min(1.0, self._bytes / self.policy.max_bytes)
 
     @property
     def last_error(self) -> str:
@@ -386,7 +386,7 @@ class Queue:
         inflow = self.account.accepted.bytes - accepted
         if elapsed_s <= 0 or inflow <= 0:
             return None
-        return max(0, self._policy.max_bytes - self._bytes) * elapsed_s / inflow
+        return max(0, self.policy.max_bytes - self._bytes) * elapsed_s / inflow
 
     def _note_rate(self, now: float) -> None:
         if now - self._rates[-1][0] >= _RATE_WINDOW_S / 10:

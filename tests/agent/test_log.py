@@ -1,21 +1,11 @@
 """How we log."""
 
 import io
-import logging
 import re
-from collections.abc import Iterator
 
 import pytest
 
 from edge_agent import log
-
-
-@pytest.fixture(autouse=True)
-def _restore_root() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
 
 
 def lines(level: str, *, journal: bool) -> tuple[log.Log, io.StringIO]:
