@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check peers soak settings clean
+.PHONY: help venv run test check peers soak readme clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1  - /p' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ check: $(VENV)/.test  ## format, lint, types, import contracts, generated parts 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m tools.settings_table --check
+	$(BIN)/python -m tools.readme --check
 
 peers:  ## build or install the real peers that tests use, once
 	tests/peers/collector/build.sh
@@ -45,8 +45,8 @@ soak: $(VENV)/.test  ## ten minutes of `make run` at a 1 s interval
 	@tools/peers.sh
 	$(BIN)/python -m pytest -m soak -s
 
-settings: $(VENV)/.test  ## write the settings table into the README again
-	$(BIN)/python -m tools.settings_table
+readme: $(VENV)/.test  ## write the generated tables into the README again
+	$(BIN)/python -m tools.readme
 
 clean:  ## remove the environment and what `make run` stored
 	rm -rf $(VENV) .run
