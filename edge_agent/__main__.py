@@ -1,7 +1,8 @@
 """argv -> command. `otel-agent` and `python -m edge_agent` are the same.
 
-Exit codes: 0; 1 where a check failed; 2 for usage; 78 for bad settings (EX_CONFIG of sysexits.h,
-which the unit file's RestartPreventExitStatus names).
+Exit codes: 0; 1 where a check failed or a part died; 2 for usage; 75 where another agent has the
+state directory, 78 for bad settings (EX_TEMPFAIL and EX_CONFIG of sysexits.h, which the unit file's
+RestartPreventExitStatus names).
 """
 
 import os

@@ -106,7 +106,8 @@ def help_text() -> str:
         f"environment:\n{_columns(variables)}\n"
         f"environment, of the system around:\n{_columns(list(SURROUNDINGS.items()))}\n"
         "Settings that only the file has: see otel-agent config, whose keys are the file's.\n"
-        "exit codes: 0; 1 a check failed; 2 usage; 78 bad settings\n"
+        "exit codes: 0; 1 a check failed or a part died; 2 usage; 75 the state directory is in use;"
+        " 78 bad settings\n"
     )
 
 

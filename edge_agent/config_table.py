@@ -248,7 +248,7 @@ SETTINGS = (
     ),
     Setting(
         "collector.retry.max_elapsed_time", _duration("0s", "366d"), "5m",
-        "kept for files that have it: nothing is dropped for time",
+        "after this long an outage is probed every max_interval; nothing is dropped for time",
     ),
     Setting(
         "collector.transport", _choice("builtin", "grpcio"), "builtin",
