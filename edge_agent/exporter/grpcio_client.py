@@ -50,6 +50,7 @@ class _Channel:
     channel: Any  # The published stubs know neither raw bytes nor defaults.
     export: dict[Signal, Any]
     files: tuple[tuple[int, int] | None, ...]
+    calls: int = 0
 
 
 class GrpcioClient:
@@ -78,7 +79,8 @@ class GrpcioClient:
         for name in refused:
             _log.warning("a header that gRPC cannot carry is not sent", header=name)
         self._channels: dict[str, _Channel] = {}
-        self._retired: set[asyncio.Task[None]] = set()
+        # Channels that have been replaced and may still have calls in flight.
+        self._retired: list[_Channel] = []
         self._closed = asyncio.Event()
 
     async def export(self, signal: Signal, body: bytes) -> Outcome:
@@ -89,40 +91,42 @@ class GrpcioClient:
         endpoint = self._endpoints[signal]
         started_s = loop.time()
         try:
-            call = self._channel(endpoint).export[signal](
-                body,
-                timeout=self._timeout_s,
-                metadata=self._metadata,
-                compression=self._compression,
-            )
-            response = await call
+            await self._close_idle()
+            channel = self._channel(endpoint)
+            channel.calls += 1
+            try:
+                response = await channel.export[signal](
+                    body,
+                    timeout=self._timeout_s,
+                    metadata=self._metadata,
+                    compression=self._compression,
+                )
+            finally:
+                channel.calls -= 1
         except grpc.aio.AioRpcError as error:
             return _failure(error, endpoint)
         except (OSError, grpc.aio.BaseError) as error:
             return Retry(f"{endpoint.authority}: {error}")
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._closed.is_set() and task is not None and not task.cancelling():
-                # Not our caller's wish: grpcio cancels what is in flight on a closing channel.
-                return Retry("closed by us")
-            raise
+            if task is not None and task.cancelling():
+                raise
+            # Not our caller's wish: grpcio cancels what is in flight on a channel that closes.
+            return Retry("closed by us")
         # None stands for an answer that is no message: the peer has the data all the same.
         return classify_grpc(Code.OK, "", body=response or b"", latency_s=loop.time() - started_s)
 
     def reconnect(self) -> None:
         """Forget the wait after failed connects: the next call tries at once."""
         # grpcio keeps its waits to itself: a new channel has none.
-        for known in self._channels.values():
-            self._retire(known)
+        self._retired += self._channels.values()
         self._channels.clear()
 
     async def close(self) -> None:
         """Close connections; calls in flight end as Retry."""
         self._closed.set()
-        for retired in self._retired:
-            retired.cancel()
-        await asyncio.gather(*self._retired, return_exceptions=True)
-        await asyncio.gather(*(c.channel.close() for c in self._channels.values()))
+        channels = [*self._channels.values(), *self._retired]
+        await asyncio.gather(*(c.channel.close() for c in channels))
 
     # Channels
 
@@ -142,13 +146,18 @@ class GrpcioClient:
         }
         self._channels[target] = _Channel(channel, export, files)
         if known is not None:
-            self._retire(known)
+            self._retired.append(known)
         return self._channels[target]
 
-    def _retire(self, known: _Channel) -> None:
-        retired = asyncio.create_task(known.channel.close(self._timeout_s))
-        self._retired.add(retired)
-        retired.add_done_callback(self._retired.discard)
+    async def _close_idle(self) -> None:
+        """Close replaced channels whose calls have ended.
+
+        Not by grpcio's own grace: what closes gracefully there cannot be closed at once any more.
+        """
+        idle = [channel for channel in self._retired if channel.calls == 0]
+        self._retired = [channel for channel in self._retired if channel.calls > 0]
+        for channel in idle:
+            await channel.channel.close()
 
     def _files(self, endpoint: Endpoint) -> list[str]:
         if not endpoint.tls:

@@ -79,6 +79,10 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.server.connections.append(self)
+        if self.server.closing:
+            # Accepted in the moment of the end, by a client that reconnects on its own.
+            self.transport.abort()
+            return
         if not self.server.mute:
             self.http2.initiate_connection(self.server.settings)
             self.flush()
@@ -164,6 +168,7 @@ class Http2Server:
         self._tls = tls
         self.connections: list[ServerConnection] = []
         self.received: list[ServerCall] = []
+        self.closing = False
         self._changed = asyncio.Event()
 
     @property
@@ -199,6 +204,7 @@ class Http2Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.closing = True
         self._server.close()
         for connection in self.connections:
             connection.transport.abort()

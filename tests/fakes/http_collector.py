@@ -52,6 +52,7 @@ class FakeHttpCollector(Inbox):
         self._port = port
         self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
         self.connections = 0
 
     @property
@@ -77,6 +78,7 @@ class FakeHttpCollector(Inbox):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._closing = True
         self._server.close()
         for task in self._tasks:
             task.cancel()
@@ -85,6 +87,10 @@ class FakeHttpCollector(Inbox):
             await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closing:
+            # Accepted in the moment of the end, by a client that reconnects on its own.
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

@@ -19,6 +19,7 @@ class RawServer:
         self._port = port
         self.connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     @property
     def endpoint(self) -> Endpoint:
@@ -36,6 +37,7 @@ class RawServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._closing = True
         self._server.close()
         for task in self._tasks:
             task.cancel()
@@ -44,6 +46,10 @@ class RawServer:
             await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closing:
+            # Accepted in the moment of the end, by a client that reconnects on its own.
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
