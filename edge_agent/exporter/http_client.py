@@ -117,6 +117,7 @@ class HttpClient:
             response.header("retry-after"),
             _body(response),
             time.time_ns() / 1e9,
+            content_type=response.header("content-type") or "",
             latency_s=self._monotonic() - started_s,
         )
 

@@ -152,16 +152,20 @@ def classify_http(
     body: bytes,
     now_unix_s: float,
     *,
+    content_type: str = "",
     latency_s: float = 0.0,
 ) -> Outcome:
     """What an OTLP/HTTP answer means; `retry_after` is that header, `body` was asked as protobuf.
 
     `now_unix_s` is the wall clock, which an HTTP-date in `retry_after` is compared with.
     """
-    if 200 <= status < 300:
+    portal = body and content_type.lower().startswith("text/html")
+    if 200 <= status < 300 and not portal:
         return delivered(body, latency_s)
     name, message = f"http_{status}", _http_message(body)
-    if status in _RETRYABLE_STATUSES:
+    # Guest networks answer for everybody with a page to log in on, or with a redirect to it: no
+    # OTLP server has seen the data. The specification has no redirects.
+    if status in _RETRYABLE_STATUSES or status < 400:
         reason = f"{name}: {message}" if message else name
         return Retry(reason, retry_after_s(retry_after, now_unix_s))
     # 407 is the word of a proxy in between: the peer has not seen the data.

@@ -70,10 +70,10 @@ HTTP_RETRYABLE = {429, 502, 503, 504}
 
 
 def expected_http(status: int) -> type | Outcome:
-    """By the specification's words, and 407, which is a proxy's; for a success, its type."""
+    """By the specification's words; redirects and 407, which it has not, are no server's word."""
     if 200 <= status < 300:
         return Delivered
-    if status in HTTP_RETRYABLE:
+    if status in HTTP_RETRYABLE or 300 <= status < 400:
         return Retry(f"http_{status}: why not")
     if status in (401, 403, 407):
         return Denied(f"http_{status}", "why not")
@@ -110,7 +110,7 @@ STATUSES = (
 async def test_every_http_status_has_the_outcome_of_the_specification(
     status: int, open_client: OpenClient
 ) -> None:
-    """429, 502, 503 and 504 are retried, and no other 3xx, 4xx or 5xx is."""
+    """429, 502, 503 and 504 are retried, and no other 4xx or 5xx is; redirects lead nowhere."""
     body = b"" if status < 300 else b"\x08\x02\x12\x07why not"
     headers = (("Content-Type", "application/x-protobuf"), ("Location", "/elsewhere"))
     async with FakeHttpCollector([HttpAnswer(status, body, headers)]) as collector:

@@ -127,14 +127,26 @@ async def test_a_success_forgets_the_failures_before_it() -> None:
 
 
 async def test_redirects_are_not_followed() -> None:
-    """They would take the token along to whoever is named."""
+    """They would take the token along to whoever is named; the data is kept."""
     moved = b"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n"
     async with RawServer(Recorder(moved)) as server:
         client = client_of(server.endpoint)
         outcome = await client.export(Signal.METRICS, BODY)
         await client.close()
-    assert isinstance(outcome, Rejected)
-    assert outcome.code == "http_307"
+    assert outcome == Retry("http_307")
+
+
+async def test_a_login_page_is_no_delivery() -> None:
+    """A guest network answers 200 with HTML for whatever server was asked for."""
+    page = b"<html>Welcome! Log in here.</html>"
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: Text/HTML; charset=utf-8\r\nContent-Length: %d\r\n\r\n"
+    )
+    async with RawServer(Recorder(head % len(page) + page)) as server:
+        client = client_of(server.endpoint)
+        outcome = await client.export(Signal.METRICS, BODY)
+        await client.close()
+    assert outcome == Retry("http_200: <html>Welcome! Log in here.</html>")
 
 
 @pytest.mark.parametrize(
