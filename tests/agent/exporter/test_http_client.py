@@ -139,9 +139,7 @@ async def test_redirects_are_not_followed() -> None:
 async def test_a_login_page_is_no_delivery() -> None:
     """A guest network answers 200 with HTML for whatever server was asked for."""
     page = b"<html>Welcome! Log in here.</html>"
-    head = (
-        b"HTTP/1.1 200 OK\r\nContent-Type: Text/HTML\r\nContent-Length: %d\r\n\r\n"
-    )
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: Text/HTML\r\nContent-Length: %d\r\n\r\n"
     async with RawServer(Recorder(head % len(page) + page)) as server:
         client = client_of(server.endpoint)
         outcome = await client.export(Signal.METRICS, BODY)
