@@ -5,7 +5,6 @@ systemd starts it again, and nobody has to guess.
 """
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from edge_agent import __version__, log
 from edge_agent.config import CollectorConfig, Config
 from edge_agent.exporter.grpc_client import GrpcClient
 from edge_agent.exporter.http_client import HttpClient
+from edge_agent.exporter.jitter import jitter
 from edge_agent.exporter.queue import Policy, Queue, Reachability
 from edge_agent.exporter.retry import Backoff, Client
 from edge_agent.health import report, server
@@ -114,11 +114,6 @@ def adapter_endpoints(base: Endpoint) -> dict[Signal, Endpoint]:
     }
 
 
-def _random() -> float:
-    # The module `random` costs memory that nothing else here needs.
-    return int.from_bytes(os.urandom(4), "big") / 2**32
-
-
 class Agent:
     """The parts of one process, made in the order of the data."""
 
@@ -176,7 +171,7 @@ class Agent:
                     max_elapsed_s=retry.max_elapsed_s,
                 ),
                 self._reachability[destination],
-                jitter=_random,
+                jitter=jitter,
             )
 
     def emit(self, sample: Sample) -> None:

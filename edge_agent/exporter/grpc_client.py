@@ -5,10 +5,10 @@ one waits: until then every call ends at once, as Retry with what went wrong.
 """
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from edge_agent.exporter.jitter import jitter
 from edge_agent.exporter.retry import Backoff, Outcome, Retry, classify_grpc
 from edge_agent.log import Log
 from edge_agent.otlp.signal import GRPC_PATHS, Signal
@@ -52,11 +52,6 @@ class _Peer:
         return last if last is not None and last.available else None
 
 
-def _random() -> float:
-    # The module `random` costs memory that nothing else here needs.
-    return int.from_bytes(os.urandom(4), "big") / 2**32
-
-
 class GrpcClient:
     """The Client for `collector.protocol: grpc`. `timeout_s` bounds a call, dialling included."""
 
@@ -71,7 +66,7 @@ class GrpcClient:
         max_reconnect_s: float,
         environ_proxy: Callable[[Endpoint], Proxy | None],
         user_agent: str,
-        jitter: Callable[[], float] = _random,
+        jitter: Callable[[], float] = jitter,
     ) -> None:
         peers: dict[tuple[str, str, int], _Peer] = {}
         self._peers = {

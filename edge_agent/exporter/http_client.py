@@ -4,11 +4,11 @@ After a failed dial the next one waits, as over gRPC: until then every call ends
 with what went wrong.
 """
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from edge_agent.exporter.jitter import jitter
 from edge_agent.exporter.retry import Backoff, Outcome, Retry, classify_http
 from edge_agent.otlp.signal import Signal
 from edge_agent.settings import Endpoint
@@ -32,11 +32,6 @@ class _Peer:
     error: str = ""
 
 
-def _random() -> float:
-    # The module `random` costs memory that nothing else here needs.
-    return int.from_bytes(os.urandom(4), "big") / 2**32
-
-
 class HttpClient:
     """The Client for `collector.protocol: http/protobuf`. `timeout_s` bounds a call, all in all.
 
@@ -55,7 +50,7 @@ class HttpClient:
         max_reconnect_s: float,
         environ_proxy: Callable[[Endpoint], Proxy | None],
         user_agent: str,
-        jitter: Callable[[], float] = _random,
+        jitter: Callable[[], float] = jitter,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._endpoints = dict(endpoints)
