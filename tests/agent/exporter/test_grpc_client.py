@@ -227,7 +227,7 @@ def test_close_ends_a_dial(network: Network) -> None:
 
 def test_jitter_is_within_its_bounds() -> None:
     """The default one, from the system."""
-    values = [grpc_client._random() for _ in range(100)]
+    values = [grpc_client.jitter() for _ in range(100)]
     assert all(0 <= value < 1 for value in values)
     assert len(set(values)) > 1
 
