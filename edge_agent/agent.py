@@ -16,6 +16,7 @@ from edge_agent.config import CollectorConfig, Config
 from edge_agent.exporter.grpc_client import GrpcClient
 from edge_agent.exporter.http_client import HttpClient
 from edge_agent.exporter.jitter import jitter
+from edge_agent.exporter.memory import Memory
 from edge_agent.exporter.queue import Policy, Queue, Reachability
 from edge_agent.exporter.retry import Backoff, Client
 from edge_agent.health import report, server
@@ -41,8 +42,10 @@ EXIT_CONFIG = 78
 # be delivered in this time is better counted than cut off.
 DRAIN_S = 6.0
 CLOSE_S = 1.0
-# All bodies in RAM, whatever the number of queues (DESIGN, "Who loses at the cap").
+# All bodies in RAM, and what each queue may always hold of it (DESIGN, "Who loses at the cap").
 RAM_BYTES = 16 << 20
+FLOORS = {Signal.METRICS: 0.25, Signal.TRACES: 0.15, Signal.LOGS: 0.10}
+ADAPTER_FLOOR = 0.15
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 USER_AGENT = f"pulseops-edge/{__version__}"
 
@@ -134,6 +137,7 @@ class Agent:
         self.ledger = Ledger()
         self.clients = clients(config)
         self._reachability = {name: Reachability() for name in self.clients}
+        self.memory = Memory(RAM_BYTES, clock=time.monotonic)
         self.queues = tuple(self._open_queues())
         self.sampler: Sampler | None = None
         if Signal.METRICS in telemetry.signals:
@@ -148,34 +152,43 @@ class Agent:
     def _open_queues(self) -> Iterator[Queue]:
         """A queue for each destination and signal that something is sent from and to."""
         config = self._config
-        if Signal.METRICS not in config.telemetry.signals:
-            return
-        wanted = []
-        if Signal.METRICS in config.collector.endpoints:
-            wanted.append(("collector", config.collector.order[Signal.METRICS] == "newest"))
+        wanted = [
+            ("collector", signal, config.collector.order[signal] == "newest", FLOORS[signal])
+            for signal in config.collector.endpoints
+        ]
         if "adapter" in self.clients:
             # The adapter's rows have keys: order does not matter, and the newest is worth most.
-            wanted.append(("adapter", True))
+            wanted.append(("adapter", Signal.METRICS, True, ADAPTER_FLOOR))
         retry = config.collector.retry
-        for destination, newest_first in wanted:
-            yield Queue(
-                self.ledger.account(destination, Signal.METRICS),
+        for destination, signal, newest_first, floor in wanted:
+            if signal not in config.telemetry.signals:
+                continue
+            queue = Queue(
+                self.ledger.account(destination, signal),
                 self.clients[destination],
                 Policy(
                     newest_first=newest_first,
                     lanes=2 if newest_first else 1,
                     batch_items=config.buffer.batch_items,
-                    max_bytes=RAM_BYTES // len(wanted),
                     retry=retry.enabled,
                     backoff=Backoff(retry.initial_s, retry.max_s),
                     max_elapsed_s=retry.max_elapsed_s,
                 ),
                 self._reachability[destination],
+                self.memory,
                 jitter=jitter,
             )
+            self.memory.share(queue, floor)
+            yield queue
+
+    def accept(self, signal: Signal, body: bytes, items: int) -> None:
+        """Put one encoded request into every queue of `signal`; they share its bytes."""
+        for queue in self.queues:
+            if queue.account.signal is signal:
+                queue.put(body, items)
 
     def emit(self, sample: Sample) -> None:
-        """Give a sample to every queue of metrics; they share its bytes."""
+        """Give a sample to the queues of metrics, and keep what /metrics shows of it."""
         seed = sample.seed
         self._seeds = Seeds(
             cpu_percent=seed.cpu_percent,
@@ -185,8 +198,7 @@ class Agent:
             network_transmitted_bytes=seed.network_transmitted_bytes,
         )
         if sample.items:
-            for queue in self.queues:
-                queue.put(sample.body, sample.items)
+            self.accept(Signal.METRICS, sample.body, sample.items)
 
     def state(self) -> report.State:
         """What /health tells, now."""
@@ -213,16 +225,15 @@ class Agent:
 
     def _buffer(self) -> report.Buffer:
         queues = self.queues
-        usage = max((queue.usage for queue in queues), default=0.0)
+        usage = self.memory.usage
         max_slots = self._config.buffer.max_slots
         return report.Buffer(
-            # Each queue drops for itself: the fullest is the one that counts.
             current_slots=report.slots_in_use(usage, max_slots),
             max_slots=max_slots,
-            bytes=sum(queue.bytes for queue in queues),
+            bytes=self.memory.bytes,
             items=sum(queue.items for queue in queues),
             oldest_age_s=max((queue.oldest_age_s() for queue in queues), default=0.0),
-            seconds_to_loss=_least(queue.seconds_to_loss() for queue in queues),
+            seconds_to_loss=self.memory.seconds_to_loss(),
             durability=self._config.buffer.durability,
             queues=tuple(
                 report.QueueState(

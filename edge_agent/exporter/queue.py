@@ -6,12 +6,12 @@ Rules (DESIGN, "Promises"):
   flight is joined into the next one, up to `batch_items` or JOIN_BYTES, never over REQUEST_BYTES.
 - At most `lanes` calls in flight, one where order matters and one while the peer is failing.
 - A failed call puts its requests back where they were taken from. Nothing is dropped for time.
-- Over `max_bytes` the oldest waiting request goes, and is counted.
+- Over the bound of all queues (exporter/memory.py) the oldest waiting request goes, counted.
 - A bad neighbour loses only its own data: a joined batch that is rejected is halved until the
   one original request that the peer refuses is alone.
 
 The event loop owns all state here. RAM is the first shelf; what cannot stay in RAM has one way
-out, `_evict`.
+out, `evict_oldest`.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edge_agent.exporter.memory import Memory
 from edge_agent.exporter.retry import Backoff, Client, Delivered, Denied, Rejected, Retry
 from edge_agent.ledger import Account
 from edge_agent.log import Log
@@ -30,8 +31,6 @@ from edge_agent.log import Log
 JOIN_BYTES = 1 << 20
 # gRPC's default limit for one received message; a peer would refuse more, whatever we do.
 REQUEST_BYTES = 4 << 20
-# `seconds_to_loss` looks at this much of the past, in steps of a tenth of it.
-_RATE_WINDOW_S = 300.0
 
 _log = Log("exporter")
 
@@ -53,7 +52,6 @@ class Policy:
     newest_first: bool
     lanes: int
     batch_items: int
-    max_bytes: int
     retry: bool
     backoff: Backoff
     max_elapsed_s: float
@@ -98,6 +96,7 @@ class Queue:
         client: Client,
         policy: Policy,
         reachability: Reachability,
+        memory: Memory,
         *,
         clock: Callable[[], float] = time.monotonic,
         unix_nano: Callable[[], int] = time.time_ns,
@@ -107,6 +106,7 @@ class Queue:
         self._client = client
         self.policy = policy
         self._peer = reachability
+        self._memory = memory
         self._clock = clock
         self._unix_nano = unix_nano
         self._jitter = jitter
@@ -123,7 +123,6 @@ class Queue:
         self._not_before_s = 0.0
         self._last_drop_s: float | None = None
         self._dropping = False
-        self._rates: deque[tuple[float, int]] = deque([(clock(), 0)], maxlen=12)
 
     # Admission
 
@@ -145,21 +144,23 @@ class Queue:
         self._waiting.append(Request(body, items, self._sequence, now))
         self._bytes += len(body)
         self._items += items
-        self._note_rate(now)
-        self._evict()
+        self._memory.admitted(len(body))
         self._wake.set()
 
-    def _evict(self) -> None:
-        while self._bytes > self.policy.max_bytes and self._waiting:
-            oldest = self._waiting.popleft()
-            self._release(oldest)
-            self._drop("queue_full", oldest)
-            if not self._dropping:
-                self._dropping = True
-                _log.error(
-                    "queue is full, dropping the oldest",
-                    **self._names(), max_bytes=self.policy.max_bytes, peer_error=self._peer.error,
-                )  # fmt: skip
+    def evict_oldest(self) -> bool:
+        """Drop and count the oldest waiting request; whether there was one."""
+        if not self._waiting:
+            return False
+        oldest = self._waiting.popleft()
+        self._release(oldest)
+        self._drop("queue_full", oldest)
+        if not self._dropping:
+            self._dropping = True
+            _log.error(
+                "memory is full, dropping the oldest",
+                **self._names(), max_bytes=self._memory.max_bytes, peer_error=self._peer.error,
+            )  # fmt: skip
+        return True
 
     def _drop(self, reason: str, request: Request) -> None:
         self.account.drop(reason, request.items, len(request.body))
@@ -316,7 +317,7 @@ class Queue:
         self._not_before_s = max(self._not_before_s, now + delay_s)
         if self.policy.retry:
             self._put_back(batch)
-            self._evict()
+            self._memory.make_room()
         else:
             self._settle(batch)
             for request in batch:
@@ -358,11 +359,6 @@ class Queue:
         return self._bytes
 
     @property
-    def usage(self) -> float:
-        """What is held as a share of the point at which dropping begins, 0 to 1."""
-        return min(1.0, self._bytes / self.policy.max_bytes)
-
-    @property
     def last_error(self) -> str:
         """Why the last attempt failed, empty when it did not."""
         return self._peer.error if self._failures else ""
@@ -378,19 +374,6 @@ class Queue:
     def last_drop_age_s(self) -> float | None:
         """Seconds since something was last lost here, None if nothing ever was."""
         return None if self._last_drop_s is None else self._clock() - self._last_drop_s
-
-    def seconds_to_loss(self) -> float | None:
-        """Seconds until dropping begins if nothing more were delivered; None without inflow."""
-        then, accepted = self._rates[0]
-        elapsed_s = self._clock() - then
-        inflow = self.account.accepted.bytes - accepted
-        if elapsed_s <= 0 or inflow <= 0:
-            return None
-        return max(0, self.policy.max_bytes - self._bytes) * elapsed_s / inflow
-
-    def _note_rate(self, now: float) -> None:
-        if now - self._rates[-1][0] >= _RATE_WINDOW_S / 10:
-            self._rates.append((now, self.account.accepted.bytes))
 
     def _names(self) -> dict[str, Any]:
         return {"destination": self.account.destination, "signal": self.account.signal.value}

@@ -80,7 +80,7 @@ async def test_grpcio_is_used_where_the_file_says_so(tmp_path: Path) -> None:
 async def test_metrics_to_the_collector_keep_their_order_unless_told_otherwise(
     tmp_path: Path, order: str, lanes: int
 ) -> None:
-    """One call at a time where order matters; the RAM is shared out among the queues."""
+    """One call at a time where order matters; a queue for each signal of the collector."""
     file = tmp_path / "agent.yaml"
     settings = {
         "collector": {"endpoint": "http://c:4317", "order": {"metrics": order}},
@@ -92,11 +92,15 @@ async def test_metrics_to_the_collector_keep_their_order_unless_told_otherwise(
     state = open_state(str(tmp_path / "state"))
     parts = agent.Agent(config.load({"--config": str(file)}, {}), state)
     state.close()
-    first, second = parts.queues
-    assert (first.account.destination, second.account.destination) == ("collector", "adapter")
-    assert (first.policy.lanes, first.policy.newest_first) == (lanes, order == "newest")
-    assert (second.policy.lanes, second.policy.newest_first) == (2, True)
-    assert first.policy.max_bytes + second.policy.max_bytes == agent.RAM_BYTES
+    found = {
+        (queue.account.destination, queue.account.signal): queue.policy for queue in parts.queues
+    }
+    assert {key: (policy.lanes, policy.newest_first) for key, policy in found.items()} == {
+        ("collector", Signal.METRICS): (lanes, order == "newest"),
+        ("collector", Signal.TRACES): (2, True),
+        ("collector", Signal.LOGS): (2, True),
+        ("adapter", Signal.METRICS): (2, True),
+    }
     assert parts.sampler is not None
     parts.sampler.close()
 

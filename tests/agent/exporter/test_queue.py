@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_agent.exporter.memory import Memory
 from edge_agent.exporter.queue import JOIN_BYTES, REQUEST_BYTES, Policy, Queue, Reachability
 from edge_agent.exporter.retry import Backoff, Delivered, Denied, Outcome, Rejected, Retry
 from edge_agent.ledger import Ledger
@@ -55,7 +56,7 @@ class ScriptedClient:
 class Bench:
     """One queue in front of a scripted client, running on fake time."""
 
-    def __init__(self, client: ScriptedClient, **policy: Any) -> None:
+    def __init__(self, client: ScriptedClient, *, max_bytes: int = 1 << 20, **policy: Any) -> None:
         self.client = client
         self.ledger = Ledger()
         self.account = self.ledger.account("collector", Signal.METRICS)
@@ -64,20 +65,23 @@ class Bench:
             "newest_first": False,
             "lanes": 1,
             "batch_items": 512,
-            "max_bytes": 1 << 20,
             "retry": True,
             "backoff": Backoff(initial_s=1.0, max_s=30.0),
             "max_elapsed_s": 300.0,
         }
+        loop = asyncio.get_running_loop()
+        self.memory = Memory(max_bytes, clock=loop.time)
         self.queue = Queue(
             self.account,
             client,
             Policy(**(defaults | policy)),
             self.peer,
-            clock=asyncio.get_running_loop().time,
+            self.memory,
+            clock=loop.time,
             unix_nano=lambda: 1_700_000_000_000_000_000,
             jitter=lambda: 0.999999,
         )
+        self.memory.share(self.queue, 1.0)
         self.task = asyncio.create_task(self.queue.run())
 
     def put(self, *bodies: bytes) -> None:
@@ -239,7 +243,7 @@ async def test_over_its_bytes_the_queue_drops_the_oldest_and_counts_it() -> None
     await asyncio.sleep(0.5)
     bench.put(b"b" * 10, b"c" * 10, b"d" * 10, b"e" * 10)
     assert bench.queue.bytes == 30
-    assert bench.queue.usage == 1.0
+    assert bench.memory.usage == 1.0
     assert bench.account.dropped["queue_full"].items == 2
     assert bench.queue.last_drop_age_s() == 0.0
     await asyncio.sleep(5)
@@ -383,20 +387,6 @@ async def test_the_age_of_the_oldest_counts_what_is_in_flight() -> None:
     bench.put(b"b")
     assert bench.queue.oldest_age_s() == 7.0
     await bench.finish()
-
-
-@on_fake_time
-async def test_seconds_to_loss_is_the_room_left_over_the_inflow() -> None:
-    """At constant load it counts down with the clock, within a twentieth."""
-    bench = Bench(ScriptedClient([AWAY] * 10_000), max_bytes=100_000)
-    assert bench.queue.seconds_to_loss() is None
-    for _ in range(100):
-        bench.put(b"x" * 100)
-        await asyncio.sleep(5)
-    left = bench.queue.seconds_to_loss()
-    assert left == pytest.approx((100_000 - 10_000) / 20, rel=0.05)
-    bench.task.cancel()
-    await asyncio.gather(bench.task, return_exceptions=True)
 
 
 @settings(max_examples=60, deadline=None)

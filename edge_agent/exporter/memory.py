@@ -1,0 +1,75 @@
+"""Who loses when the RAM for bodies is full.
+
+All queues share one bound. Each has a floor: what it may always hold. Over the bound the queue that
+is furthest above its floor loses its oldest waiting request, so that one signal cannot evict what
+another is entitled to: debug logs never cost metrics.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+# `seconds_to_loss` looks at this much of the past, in steps of a tenth of it.
+_RATE_WINDOW_S = 300.0
+
+
+class Holder(Protocol):
+    """A queue as far as its memory is concerned."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes held as encoded, in flight ones included."""
+        ...
+
+    def evict_oldest(self) -> bool:
+        """Drop and count the oldest waiting request; whether there was one."""
+        ...
+
+
+class Memory:
+    """The bound of all bodies in RAM, in bytes, and the queues under it."""
+
+    def __init__(self, max_bytes: int, *, clock: Callable[[], float]) -> None:
+        self.max_bytes = max_bytes
+        self._clock = clock
+        self._holders: list[tuple[Holder, int]] = []
+        self._accepted = 0
+        self._rates: deque[tuple[float, int]] = deque([(clock(), 0)], maxlen=12)
+
+    def share(self, holder: Holder, floor: float) -> None:
+        """Let `holder` in; `floor` is the share of the bound that it may always hold, 0 to 1."""
+        self._holders.append((holder, int(floor * self.max_bytes)))
+
+    def admitted(self, size: int) -> None:
+        """A queue has taken `size` bytes more: make room for them if need be."""
+        self._accepted += size
+        now = self._clock()
+        if now - self._rates[-1][0] >= _RATE_WINDOW_S / 10:
+            self._rates.append((now, self._accepted))
+        self.make_room()
+
+    def make_room(self) -> None:
+        """Evict until the bound holds, or nothing waits any more."""
+        while self.bytes > self.max_bytes:
+            by_excess = sorted(self._holders, key=lambda h: h[0].bytes - h[1], reverse=True)
+            if not any(holder.evict_oldest() for holder, _ in by_excess):
+                return
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that all queues hold."""
+        return sum(holder.bytes for holder, _ in self._holders)
+
+    @property
+    def usage(self) -> float:
+        """What is held as a share of the point at which dropping begins, 0 to 1."""
+        return min(1.0, self.bytes / self.max_bytes)
+
+    def seconds_to_loss(self) -> float | None:
+        """Seconds until dropping begins if nothing more were delivered; None without inflow."""
+        then, accepted = self._rates[0]
+        elapsed_s = self._clock() - then
+        inflow = self._accepted - accepted
+        if elapsed_s <= 0 or inflow <= 0:
+            return None
+        return max(0, self.max_bytes - self.bytes) * elapsed_s / inflow
