@@ -1,4 +1,4 @@
-"""Who sends and with what: Resource, InstrumentationScope and the attributes on everything.
+"""Who sends and with what: Resource, InstrumentationScope, attributes, and the request around all.
 
 Nothing in the agent reads these back: a Resource that passes through is spliced, never decoded.
 """
@@ -55,3 +55,19 @@ def resource(pairs: Iterable[Attribute]) -> bytes:
 def scope(name: str, version: str) -> bytes:
     """Which part of which program measured."""
     return wire.string_field(1, name) + wire.string_field(2, version)
+
+
+# message ExportTraceServiceRequest { repeated ResourceSpans resource_spans = 1; }
+# message ResourceSpans { Resource resource = 1; repeated ScopeSpans scope_spans = 2; }
+# message ScopeSpans { InstrumentationScope scope = 1; repeated Span spans = 2; }
+# The same numbers for logs and metrics.
+def request(resource: bytes, scopes: Iterable[tuple[bytes, Iterable[bytes]]]) -> bytes:
+    """An Export*ServiceRequest of one Resource: encoded scopes, each with its encoded items."""
+    enclosed = b"".join(
+        wire.bytes_field(
+            2,
+            wire.bytes_field(1, scope) + b"".join([wire.bytes_field(2, item) for item in items]),
+        )
+        for scope, items in scopes
+    )
+    return wire.bytes_field(1, wire.bytes_field(1, resource) + enclosed)
