@@ -30,6 +30,7 @@ from edge_agent.settings import (
     secret_text,
     shown,
 )
+from edge_agent.transport.server_tls import PemFile, server_context
 
 _INSTALLED_STATE = Path("/var/lib/cassandra-adapter")
 _CONSISTENCIES = (
@@ -286,43 +287,6 @@ def _customer_ids(rest: list[str]) -> frozenset[str]:
 
 
 def _tls(values: Mapping[str, Any]) -> ssl.SSLContext | None:
-    certificate, key, client_ca = (
-        values[name] for name in ("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA")
-    )
-    if certificate is None and key is None and client_ca is None:
-        return None
-    if certificate is None or key is None:
-        missing = "TLS_CERTIFICATE" if certificate is None else "TLS_KEY"
-        raise ConfigError(f"{missing} is not set, but the rest of TLS is; set it too")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        # Without the callable OpenSSL would ask for a passphrase on the terminal.
-        context.load_cert_chain(certificate, key, password=_no_passphrase)
-    except (OSError, ConfigError) as error:
-        raise ConfigError(
-            f"TLS_CERTIFICATE={shown(certificate)}, TLS_KEY={shown(key)}: {_reason(error)}; name"
-            " PEM files of a certificate and its unencrypted key that this user can read"
-        ) from None
-    if client_ca is not None:
-        try:
-            context.load_verify_locations(client_ca)
-        except OSError as error:
-            raise ConfigError(
-                f"TLS_CLIENT_CA={shown(client_ca)}: {_reason(error)}; name a PEM file of"
-                " certificates that this user can read"
-            ) from None
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def _no_passphrase() -> str:
-    raise ConfigError("the key is encrypted")
-
-
-def _reason(error: OSError | ConfigError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or "not PEM").lower().replace("_", " ")
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return str(error)
+    names = ("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA")
+    certificate, key, client_ca = (PemFile(name, values[name]) for name in names)
+    return server_context(certificate, key, client_ca)
