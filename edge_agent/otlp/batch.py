@@ -1,0 +1,250 @@
+"""Export requests as bytes: enrich, count and split them without decoding. Pure.
+
+Two paths lead through a request. What encoders write (fields in order, keys of one byte) goes the
+fast one, which only adds up lengths; a ResourceX that is anything else goes through `walk`, which
+takes any valid protobuf. Both mean the same (tests/agent/otlp/test_batch.py).
+
+The rule (CONTRACT, "OTLP out"): identity keys (`customer.*`, `node.*`, `collector.*`) are the
+agent's, whatever an app says; other attributes of ours are added where the app has none of that
+key; what a service says of itself (`service.*`, `telemetry.*`) is never invented. A Resource with
+our own collector.instance.id came from us and is dropped alone. Every ResourceX leaves with one
+Resource, its first field: some decoders written by hand do not merge repeated ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from edge_agent.otlp import wire
+from edge_agent.otlp.resource import key_value
+from edge_agent.otlp.sampling import sample
+from edge_agent.otlp.shortcut import UnusualError, resource_x, scope_data_points, scope_items
+from edge_agent.otlp.signal import Signal
+from edge_agent.otlp.split import split
+from edge_agent.otlp.walk import (
+    FIRST,
+    REQUEST,
+    RESOURCE_X,
+    SECOND,
+    MalformedError,
+    TooLargeError,
+    Walk,
+)
+
+__all__ = [
+    "IDENTITY_PREFIXES",
+    "MAX_ADDED_BYTES",
+    "Admitted",
+    "Enricher",
+    "MalformedError",
+    "TooLargeError",
+    "count",
+    "service_names",
+    "split",
+]
+
+IDENTITY_PREFIXES = ("customer.", "node.", "collector.")
+_IDENTITY = tuple(prefix.encode() for prefix in IDENTITY_PREFIXES)
+_A_SERVICES_OWN = ("service.", "telemetry.")
+_INSTANCE_ID = b"collector.instance.id"
+# What enrichment may add to one request: a Resource of six bytes leaves with half a kilobyte.
+MAX_ADDED_BYTES = 4 << 20
+# A device sees few Resources, again and again. Larger ones are read each time.
+_MAX_CACHED_RESOURCE = 4096
+_MAX_CACHE_ENTRIES = 128
+_MAX_CACHE_BYTES = 256 << 10
+_RESOURCE_FIELDS = frozenset({1})
+_KEY_VALUE_FIELDS = frozenset({1, 2})
+_ANY_VALUE_FIELDS = frozenset(range(1, 9))
+
+
+class _Resource(NamedTuple):
+    """A Resource as it leaves, the whole field; `added` is how many bytes longer it is."""
+
+    field: bytes
+    added: int
+    looped: bool
+
+
+@dataclass(slots=True)
+class Admitted:
+    """What became of a request. Not frozen: one a request, and that would cost 0.6 us."""
+
+    body: bytes
+    items: int
+    looped_items: int = 0
+    looped_bytes: int = 0
+    sampled_out_items: int = 0
+    sampled_out_bytes: int = 0
+
+
+class Enricher:
+    """Makes every Resource that passes say where it passed.
+
+    `identity` are the attributes of our own Resource, in their order; `own_instance_id` is the
+    value of collector.instance.id that tells our own data from that of others.
+    """
+
+    def __init__(self, identity: Sequence[tuple[str, str]], *, own_instance_id: str) -> None:
+        self._own = [
+            (key.encode(), wire.bytes_field(1, key_value(key, value)))
+            for key, value in identity
+            if not key.startswith(_A_SERVICES_OWN)
+        ]
+        self._own_instance_id = own_instance_id.encode()
+        # Two generations: what is asked for outlives a flood of what is not.
+        self._young: dict[bytes, _Resource] = {}
+        self._old: dict[bytes, _Resource] = {}
+        self._young_bytes = 0
+
+    def admit(self, signal: Signal, body: bytes, *, sample_rate: float = 1.0) -> Admitted:
+        """`body` enriched, without what loops and without the traces `sample_rate` leaves out.
+
+        The framing of every message down to span, log record and data point is checked on the way:
+        raises MalformedError, and TooLargeError where enrichment would add MAX_ADDED_BYTES or the
+        walk takes more steps than sensible requests need. `sample_rate` (0 to 1) concerns traces
+        alone. What it costs: benchmarks/enrich.py.
+        """
+        try:
+            admitted = self._enriched(signal, body)
+        except (wire.WireError, IndexError) as error:
+            raise MalformedError.of(signal, error) from None
+        if sample_rate < 1.0 and signal is Signal.TRACES:
+            sampled = sample(admitted.body, sample_rate)
+            admitted.body = sampled.body
+            admitted.items -= sampled.items_out
+            admitted.sampled_out_items = sampled.items_out
+            admitted.sampled_out_bytes = sampled.bytes_out
+        return admitted
+
+    def _enriched(self, signal: Signal, body: bytes) -> Admitted:
+        items_in = scope_data_points if signal is Signal.METRICS else scope_items
+        parts: list[bytes] = []
+        at, end = 0, len(body)
+        items = added = looped_items = looped_bytes = 0
+        walk: Walk | None = None
+        while at < end:
+            try:
+                place, rest, after, n = resource_x(body, at, items_in)
+            except (UnusualError, IndexError):
+                walk = walk or Walk(body)
+                key, start, after = walk.field(at, end, 0)
+                if key != FIRST:
+                    if key >> 3 in REQUEST.known:
+                        raise wire.WireError(f"field 1 has wire type {key & 7}") from None
+                    parts.append(body[at:after])
+                    at = after
+                    continue
+                encoded, tail, n = _walked(signal, body, walk, start, after)
+                resource = self._read(encoded)
+            else:
+                encoded = body[place:rest]
+                resource = self._young.get(encoded) or self._resource(encoded)
+                tail = body[rest:after]
+            if resource.looped:
+                looped_items += n
+                looped_bytes += after - at
+            else:
+                parts += (
+                    b"\x0a" + wire.varint(len(resource.field) + len(tail)), resource.field, tail,
+                )  # fmt: skip
+                items += n
+                added += resource.added
+                if added > MAX_ADDED_BYTES:
+                    raise TooLargeError(
+                        f"enriched it would be more than {MAX_ADDED_BYTES} bytes larger;"
+                        " send fewer Resources at once"
+                    )
+            at = after
+        return Admitted(b"".join(parts), items, looped_items, looped_bytes)
+
+    def _resource(self, encoded: bytes) -> _Resource:
+        """`encoded` enriched, remembered if it is of a common size."""
+        if len(encoded) > _MAX_CACHED_RESOURCE:
+            return self._read(encoded)
+        resource = self._old.get(encoded) or self._read(encoded)
+        size = len(encoded) + len(resource.field)
+        if len(self._young) == _MAX_CACHE_ENTRIES or self._young_bytes + size > _MAX_CACHE_BYTES:
+            self._old, self._young, self._young_bytes = self._young, {}, 0
+        self._young[encoded] = resource
+        self._young_bytes += size
+        return resource
+
+    def _read(self, encoded: bytes) -> _Resource:
+        """The Resource message `encoded` enriched; raises WireError and IndexError."""
+        kept: list[bytes] = []
+        keys: set[bytes] = set()
+        looped = False
+        for key, at, after, name, value in _attributes(encoded):
+            if key != FIRST:
+                kept.append(encoded[at:after])
+            elif not name.startswith(_IDENTITY):
+                kept.append(encoded[at:after])
+                keys.add(name)
+            elif name == _INSTANCE_ID and value == self._own_instance_id:
+                looped = True
+        kept += [attribute for name, attribute in self._own if name not in keys]
+        field = wire.bytes_field(1, b"".join(kept))
+        return _Resource(field, len(field) - len(encoded), looped)
+
+
+def _walked(signal: Signal, body: bytes, walk: Walk, at: int, end: int) -> tuple[bytes, bytes, int]:
+    """Any valid ResourceX in [at, end): (its Resource, merged; all else it has; its items)."""
+    resource: list[bytes] = []
+    tail: list[bytes] = []
+    items = 0
+    for key, place, start, after in walk.fields(at, end, 1, RESOURCE_X.known):
+        if key == FIRST:
+            # Protobuf merges a repeated sub-message: its encodings joined are the merged one.
+            resource.append(body[start:after])
+            continue
+        tail.append(body[place:after])
+        if key == SECOND:
+            items += walk.items(signal, start, after, 2)
+    return b"".join(resource), b"".join(tail), items
+
+
+# message Resource { repeated KeyValue attributes = 1; ... }
+# message KeyValue { string key = 1; AnyValue value = 2; }
+# message AnyValue { oneof value { string string_value = 1; ... } }
+def _attributes(encoded: bytes) -> Iterator[tuple[int, int, int, bytes, bytes | None]]:
+    """Each field of a Resource: (key, offset, offset after it, and for an attribute its name and
+    its value, None unless that is a string); raises WireError and IndexError."""
+    walk = Walk(encoded)
+    for key, at, start, after in walk.fields(0, len(encoded), 2, _RESOURCE_FIELDS):
+        name, value = b"", None
+        if key == FIRST:
+            for part, _, inner, end in walk.fields(start, after, 3, _KEY_VALUE_FIELDS):
+                if part == FIRST:
+                    name = encoded[inner:end]
+                elif part == SECOND:
+                    for kind, _, first, last in walk.fields(inner, end, 4, frozenset()):
+                        if kind == FIRST:
+                            value = encoded[first:last]
+                        elif kind >> 3 in _ANY_VALUE_FIELDS:
+                            value = None
+        yield key, at, after, name, value
+
+
+def count(signal: Signal, body: bytes) -> int:
+    """Spans, log records or data points in `body`; raises MalformedError and TooLargeError."""
+    try:
+        return Walk(body).items(signal, 0, len(body), 0)
+    except (wire.WireError, IndexError) as error:
+        raise MalformedError.of(signal, error) from None
+
+
+def service_names(signal: Signal, body: bytes) -> list[str]:
+    """Who sent `body`: each service.name once, in order; raises as `count` does."""
+    walk = Walk(body)
+    names: dict[str, None] = {}
+    try:
+        for key, _, start, after in walk.fields(0, len(body), 0, REQUEST.known):
+            if key == FIRST:
+                resource = _walked(signal, body, walk, start, after)[0]
+                for _, _, _, name, value in _attributes(resource):
+                    if name == b"service.name" and value is not None:
+                        names[value.decode("utf-8", "backslashreplace")] = None
+    except (wire.WireError, IndexError) as error:
+        raise MalformedError.of(signal, error) from None
+    return list(names)

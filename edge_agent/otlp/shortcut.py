@@ -1,0 +1,168 @@
+"""The walk's short cut: requests as encoders write them, checked by adding up lengths. Pure.
+
+Fields in order, keys of one byte, nothing repeated that protobuf would merge. Anything else, valid
+or not, is an UnusualError or an IndexError, and `walk` says which it is: what is counted here,
+`walk` counts the same (tests/agent/otlp/test_batch.py).
+"""
+
+from collections.abc import Callable
+
+from edge_agent.otlp.walk import DATA_KEYS, FIRST, SECOND
+
+_MAX_STEPS = 2048
+_THIRD = 0x1A
+# Metric's name, description and unit, and metadata; Sum's and Histogram's two small numbers.
+_METRIC_TEXTS = frozenset({FIRST, SECOND, _THIRD, 12 << 3 | 2})
+_TEMPORALITY = frozenset({0x10, 0x18})
+
+
+class UnusualError(Exception):
+    """Not what encoders write: the walk has to say what it is."""
+
+
+class _Steps(dict[bytes, int]):
+    """The first three bytes of a field (its key, its length if below 16 KiB) -> its whole size.
+
+    One look-up instead of reading the length: 0.06 us a field instead of 0.2.
+    """
+
+    def __init__(self, key: int) -> None:
+        super().__init__()
+        self._key = key
+
+    def __missing__(self, head: bytes) -> int:
+        if len(head) < 2 or head[0] != self._key:
+            raise UnusualError
+        if head[1] < 0x80:
+            size = 2 + head[1]
+        elif len(head) == 3 and head[2] < 0x80:
+            size = 3 + (head[1] & 0x7F | head[2] << 7)
+        else:
+            raise UnusualError
+        if len(self) >= _MAX_STEPS:
+            self.clear()
+        self[head] = size
+        return size
+
+
+_ITEM_STEPS = _Steps(SECOND)
+_POINT_STEPS = _Steps(FIRST)
+
+
+def _extent(data: bytes, at: int) -> tuple[int, int]:
+    """(offset of the value, offset after it) of the field with a one-byte key at `at`."""
+    size, start = data[at + 1], at + 2
+    if size > 0x7F:
+        size, start = size & 0x7F | data[at + 2] << 7, at + 3
+        if size > 0x3FFF:
+            size, start = size & 0x3FFF | data[at + 3] << 14, at + 4
+            if size > 0x1FFFFF:
+                size, start = size & 0x1FFFFF | data[at + 4] << 21, at + 5
+                if size > 0xFFFFFFF:
+                    raise UnusualError
+    return start, start + size
+
+
+def scope_items(data: bytes, at: int, end: int) -> int:
+    """Spans or log records in the ScopeX in [at, end), where it is as encoders write it."""
+    items = 0
+    if at < end and data[at] == FIRST:
+        at = _extent(data, at)[1]
+    try:
+        while at < end:
+            at += _ITEM_STEPS[data[at : at + 3]]
+            items += 1
+    except UnusualError:
+        # A schema_url behind the items, or an item of 16 KiB.
+        while at < end:
+            key = data[at]
+            at = _extent(data, at)[1]
+            if key == SECOND:
+                items += 1
+            elif key != _THIRD:
+                raise
+    if at != end:
+        raise UnusualError
+    return items
+
+
+def scope_data_points(data: bytes, at: int, end: int) -> int:
+    """Data points in the ScopeMetrics in [at, end), where it is as encoders write it."""
+    points = 0
+    while at < end:
+        key = data[at]
+        start, at = _extent(data, at)
+        if key == SECOND:
+            if at > end:
+                raise UnusualError
+            points += _metric_data_points(data, start, at)
+        elif key not in (FIRST, _THIRD):
+            raise UnusualError
+    if at != end:
+        raise UnusualError
+    return points
+
+
+def _metric_data_points(data: bytes, at: int, end: int) -> int:
+    points, kind = 0, 0
+    while at < end:
+        key = data[at]
+        start, at = _extent(data, at)
+        if key in DATA_KEYS:
+            if kind or at > end:
+                # Two kinds of data in one metric: which of them stands is for the walk to say.
+                raise UnusualError
+            kind = key
+            points = _data_points(data, start, at)
+        elif key not in _METRIC_TEXTS:
+            raise UnusualError
+    if at != end:
+        raise UnusualError
+    return points
+
+
+def _data_points(data: bytes, at: int, end: int) -> int:
+    points = 0
+    try:
+        while at < end:
+            at += _POINT_STEPS[data[at : at + 3]]
+            points += 1
+    except UnusualError:
+        while at < end:
+            key = data[at]
+            if key == FIRST:
+                at = _extent(data, at)[1]
+                points += 1
+            elif key in _TEMPORALITY and data[at + 1] < 0x80:
+                at += 2
+            else:
+                raise
+    if at != end:
+        raise UnusualError
+    return points
+
+
+def resource_x(
+    data: bytes, at: int, items_in: Callable[[bytes, int, int], int]
+) -> tuple[int, int, int, int]:
+    """A ResourceX at `at` as encoders write it: (offset of its Resource, offset after that,
+    offset after the whole, items); raises UnusualError or IndexError for all others."""
+    if data[at] != FIRST:
+        raise UnusualError
+    start, end = _extent(data, at)
+    if data[start] != FIRST:
+        raise UnusualError
+    place, rest = _extent(data, start)
+    items, scope = 0, rest
+    while scope < end:
+        key = data[scope]
+        inner, scope = _extent(data, scope)
+        if key == SECOND:
+            if scope > end:
+                raise UnusualError
+            items += items_in(data, inner, scope)
+        elif key != _THIRD:
+            raise UnusualError
+    if scope != end or end > len(data):
+        raise UnusualError
+    return place, rest, end, items
