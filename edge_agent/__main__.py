@@ -1,8 +1,8 @@
 """argv -> command. `otel-agent` and `python -m edge_agent` are the same.
 
-Exit codes: 0; 1 where a check failed or a part died; 2 for usage; 75 where another agent has the
-state directory, 78 for bad settings (EX_TEMPFAIL and EX_CONFIG of sysexits.h, which the unit file's
-RestartPreventExitStatus names).
+Exit codes: 0; 1 where a check failed, a part died or not all of a load was accepted; 2 for usage;
+75 where another agent has the state directory, 78 for bad settings (EX_TEMPFAIL and EX_CONFIG of
+sysexits.h, which the unit file's RestartPreventExitStatus names).
 """
 
 import os
@@ -34,9 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     if asked.command == "run":
         return _run(asked.flags, stop)
-    stop.release_signals()
     try:
-        code = _print(asked)
+        code = _load(asked, stop) if asked.command == "load" else _print(asked, stop)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough. The interpreter flushes once more on its way out.
@@ -58,14 +57,22 @@ def _run(flags: dict[str, str], stop: StopRequest) -> int:
     return agent.run(settings, stop)
 
 
-def _print(asked: "CommandLine") -> int:
+def _load(asked: "CommandLine", stop: StopRequest) -> int:
+    # Here alone: the agent does not pay for it.
+    from edge_agent.load import command
+
+    return command.run(asked.flags, stop, as_json=asked.as_json)
+
+
+def _print(asked: "CommandLine", stop: StopRequest) -> int:
     from edge_agent import __version__
 
+    stop.release_signals()
     match asked.command:
         case "help":
             from edge_agent.command_line import help_text
 
-            sys.stdout.write(help_text())
+            sys.stdout.write(help_text(asked.topic))
         case "version":
             sys.stdout.write(f"otel-agent {__version__}\n")
         case "config":

@@ -83,6 +83,14 @@ def test_flags_go_before_or_behind_the_command() -> None:
     assert parse(["--node-id="]) == CommandLine("run", {"--node-id": ""})
 
 
+def test_load_has_flags_of_its_own() -> None:
+    """Some with a value, some without; before or behind the command."""
+    flags = {"--rate": "1000", "--gzip": "", "--signal": "logs"}
+    asked = parse(["--rate=1000", "load", "--gzip", "--json", "--signal", "logs"])
+    assert asked == CommandLine("load", flags, as_json=True)
+    assert parse(["load", "--help"]) == CommandLine("help", topic="load")
+
+
 def test_help_and_version_win_over_the_rest() -> None:
     """Whoever asks for help does not want to run."""
     assert parse(["check", "-h"]) == parse(["--help"]) == CommandLine("help")
@@ -112,7 +120,20 @@ def test_help_and_version_win_over_the_rest() -> None:
         ),
         (["--config"], "--config needs a value; write --config FILE"),
         (["--node-id", "--json"], "--node-id needs a value; write --node-id ID"),
-        (["--json"], "--json goes with config alone; write otel-agent config --json"),
+        (["--json"], "--json goes with config and load; write otel-agent config --json"),
+        (["--rate", "9"], "--rate goes with load; write otel-agent load --rate N"),
+        (["check", "--gzip"], "--gzip goes with load; write otel-agent load --gzip"),
+        (
+            ["--collector-endpoint", "x", "load"],
+            "--collector-endpoint is not a flag of load; the nearest known is --endpoint;"
+            " see otel-agent load --help",
+        ),
+        (
+            ["load", "--rat=9"],
+            "--rat is not a flag of load; the nearest known is --rate; see otel-agent load --help",
+        ),
+        (["load", "--size"], "--size needs a value; write --size BYTES"),
+        (["load", "100"], "100 is one word too many behind load; see otel-agent --help"),
     ],
 )
 def test_what_is_not_ours_is_named_with_the_nearest_that_is(argv: list[str], message: str) -> None:
@@ -141,6 +162,13 @@ def test_help_is_as_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     """Golden: tests/golden/config/help.txt."""
     assert program.main(["--help"]) == 0
     assert capsys.readouterr().out == help_text() == (GOLDEN / "help.txt").read_text("utf-8")
+
+
+def test_help_of_load_is_as_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    """Golden: tests/golden/config/help-load.txt."""
+    assert program.main(["load", "--help"]) == 0
+    expected = (GOLDEN / "help-load.txt").read_text("utf-8")
+    assert capsys.readouterr().out == help_text("load") == expected
 
 
 def test_config_is_as_recorded(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

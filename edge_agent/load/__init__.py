@@ -1,0 +1,1 @@
+"""`otel-agent load`: numbered items at a steady rate, and what became of them."""
