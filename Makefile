@@ -34,8 +34,7 @@ check: $(VENV)/.test  ## format, lint, types, import contracts, generated parts 
 	$(BIN)/python -m tools.readme --check
 
 peers:  ## build or install the real peers that tests use, once
-	tests/peers/collector/build.sh
-	tests/peers/promtool.sh
+	REQUIRE_PEERS=1 tools/peers.sh
 
 test: $(VENV)/.test  ## all tests; real peers where this machine has them
 	@tools/peers.sh

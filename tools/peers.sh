@@ -3,7 +3,8 @@
 # its tests, unless REQUIRE_PEERS=1: then it is an error.
 set -eu
 peers=$(dirname "$0")/../tests/peers
-for build in collector/build.sh promtool.sh; do
+for build in collector/build.sh promtool.sh \
+    sdk/python/build.sh sdk/javascript/build.sh sdk/go/build.sh; do
     "$peers/$build" >/dev/null && continue
     [ "${REQUIRE_PEERS:-}" = 1 ] && exit 1
     echo "peers: $build failed, its tests will be skipped" >&2
