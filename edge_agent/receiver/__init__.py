@@ -1,0 +1,1 @@
+"""OTLP in: what apps on this device send, over gRPC and HTTP."""
