@@ -8,8 +8,8 @@ time, inside the transaction that stores them: the loop only passes bytes on. Th
 after the commit. What speaks against the data itself (partial success, 400, 413) will be said
 again however often it is sent, so it is never a retryable code.
 
-Bodies are counted before they are read: together they never exceed MAX_BYTES_IN_FLIGHT, whoever
-comes beyond that is asked to come back.
+Bodies are counted before they are read: together they never exceed MAX_BYTES_IN_FLIGHT. Whoever
+comes beyond that waits, and is asked to come back if that takes long.
 """
 
 import json
@@ -23,12 +23,14 @@ from adapter.rows import Outcome, Row, Window, rows_of
 from adapter.sqlite import SqliteStore, StoreAwayError
 from edge_agent.log import Log
 from edge_agent.otlp.status import Code, PartialSuccess, Status, encode_response, encode_status
+from edge_agent.transport.budget import Budget
 from edge_agent.transport.compression import CompressionError, TooLargeError, gunzip
 from edge_agent.transport.http1 import Head, Limits, Request, Response
 
 _log = Log("adapter")
 
 MAX_BODY_BYTES = 20 * 1024 * 1024
+# Three quarters of it are for large bodies.
 MAX_BYTES_IN_FLIGHT = 2 * MAX_BODY_BYTES
 LIMITS = Limits(max_body_bytes=MAX_BODY_BYTES, max_connections=256)
 _RETRY_AWAY_S = 5
@@ -41,7 +43,7 @@ _GET_PATHS = ("/health", "/health/live", "/health/ready", "/metrics")
 
 
 class App:
-    """Answers requests; `respond`, `admit` and `closed` are what an HTTP server calls."""
+    """Answers requests; `respond`, `admit` and `refuse` are what an HTTP server calls."""
 
     def __init__(
         self,
@@ -56,47 +58,32 @@ class App:
         self._version = version
         self._now_ns = now_ns
         self._counters = Counters(now_ns())
-        self._in_flight: dict[str, int] = {}
+        self.budget = Budget(MAX_BYTES_IN_FLIGHT)
         self._said: set[str] = set()
         self.stopping = False
 
     # ---- what the server calls ----
 
     def admit(self, head: Head, content_length: int | None) -> Response | None:
-        """Refuse what will be refused before its body is read, or count its body as in flight."""
-        if content_length == 0:
-            return None
-        refusal = self._refusal(head)
-        if refusal is None:
-            size = MAX_BODY_BYTES if content_length is None else content_length
-            if sum(self._in_flight.values()) + size > MAX_BYTES_IN_FLIGHT:
-                refusal = _away(head, "too much is being sent at once", _RETRY_BUSY_S)
-            else:
-                self._in_flight[head.peer] = self._in_flight.get(head.peer, 0) + size
-        if refusal is not None and head.path == _METRICS_PATH:
-            self._counters.answered(refusal.status)
-        return refusal
+        """Refuse what will be refused before its body is read."""
+        refusal = None if content_length == 0 else self._refusal(head)
+        return refusal if refusal is None else self._counted(head, refusal)
 
-    def closed(self, peer: str) -> None:
-        """The connection from `peer` is gone, and with it whatever was on its way."""
-        self._in_flight.pop(peer, None)
+    def refuse(self, head: Head, status: int, text: str) -> Response:
+        """The HTTP server's own refusals, as OTLP says them."""
+        if status == 503:
+            return self._counted(head, _away(head, text, _RETRY_BUSY_S))
+        return self._counted(head, _failed(head, status, Code.INVALID_ARGUMENT, text))
 
     async def respond(self, request: Request) -> Response:
         """The answer to `request`."""
-        try:
-            response = self._refusal(request)
-            if response is None:
-                response = await self._answer(request)
-        finally:
-            # Further requests may have come in behind this one: only its own share is over.
-            chunked = "transfer-encoding" in request.headers
-            share = MAX_BODY_BYTES if chunked else len(request.body)
-            left = self._in_flight.get(request.peer, 0) - share
-            if left > 0:
-                self._in_flight[request.peer] = left
-            else:
-                self._in_flight.pop(request.peer, None)
-        if request.path == _METRICS_PATH:
+        response = self._refusal(request)
+        if response is None:
+            response = await self._answer(request)
+        return self._counted(request, response)
+
+    def _counted(self, head: Head | Request, response: Response) -> Response:
+        if head.path == _METRICS_PATH:
             self._counters.answered(response.status)
         return response
 

@@ -90,7 +90,8 @@ async def _serve(config: Config, store: SqliteStore, stopping: asyncio.Event) ->
             limits=LIMITS,
             tls=config.tls,
             admit=app.admit,
-            closed=app.closed,
+            refuse=app.refuse,
+            budget=app.budget,
         )
     except OSError as error:
         raise ConfigError(

@@ -3,6 +3,9 @@
 One request of a connection is answered at a time and in order; what a client sends ahead waits in
 the socket. A connection has at most one timer, and none that repeats: an idle client costs no
 wake-up until its idle timeout.
+
+An answer that is there at once costs no task. A connection reads on only when its last answer is
+out and taken, and when there is room for the body that is coming.
 """
 
 import asyncio
@@ -16,8 +19,10 @@ from edge_agent.transport.deadline import Deadline
 from edge_agent.transport.http1_messages import (
     CONTINUE,
     Admit,
+    Budget,
     Head,
     Limits,
+    Refuse,
     Request,
     Response,
     encode_response,
@@ -26,17 +31,33 @@ from edge_agent.transport.http1_messages import (
 from edge_agent.transport.http1_requests import RequestReader, Turn
 from edge_agent.transport.listen import Acceptor, bind
 
-__all__ = ["Admit", "Head", "Limits", "Request", "Respond", "Response", "Server", "plain", "serve"]
+__all__ = [
+    "Admit",
+    "Budget",
+    "Head",
+    "Limits",
+    "Refuse",
+    "Request",
+    "Respond",
+    "Response",
+    "Server",
+    "plain",
+    "serve",
+]
 
 _log = Log("http")
 
-Respond = Callable[[Request], Awaitable[Response]]
+Respond = Callable[[Request], Response | Awaitable[Response]]
 
 # After a refusal the client may still be sending. Closing on unread bytes would reset the
 # connection and take our answer with it (RFC 9112, 9.6), so they are thrown away for this long.
 _LINGER_S = 2.0
 # A body that trickles in at less than this per body timeout is an attack, not a slow link.
 _MIN_PROGRESS_BYTES = 1024
+# Nor may one that has much of the budget take longer than this many body timeouts.
+_MAX_BODY_TIMEOUTS = 32
+# What one connection may have read and not yet looked at. asyncio would read 256 KiB at a time.
+_READ_BYTES = 64 << 10
 
 
 class _Wait(Enum):
@@ -46,24 +67,24 @@ class _Wait(Enum):
     IDLE = "the next request"
     HEAD = "the rest of a head"
     BODY = "more of a body"
+    ROOM = "room for a body"
     ANSWER = "our own answer"
     READER = "the client to read"
     GOODBYE = "the client to take the last answer and go"
 
 
-class _Connection(asyncio.Protocol):
-    def __init__(self, server: "Server", respond: Respond, limits: Limits, admit: Admit | None):
+class _Connection(asyncio.BufferedProtocol):
+    def __init__(self, server: "Server", reader: Callable[[str], RequestReader]):
         self._server = server
-        self._respond = respond
-        self._limits = limits
-        self._admit = admit
+        self._new_reader = reader
+        self._limits = server.limits
         self._loop = asyncio.get_running_loop()
-        self.peer = ""
         self._transport: asyncio.Transport
         self._reader: RequestReader
         self._unread = b""
         self._answering: asyncio.Task[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
+        self._end_wait: Callable[[], None] | None = None
+        self._writable = True
         self._half_closed = False
         self._lost = False
         self._wait = _Wait.FIRST_HEAD
@@ -76,15 +97,18 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  (a stream's is one)
         self._transport = transport
         name = transport.get_extra_info("peername")
-        self.peer = str(Address(*name[:2])) if isinstance(name, tuple) else ""
-        self._reader = RequestReader(self._limits, self.peer, self._admit)
+        self._reader = self._new_reader(str(Address(*name[:2])) if isinstance(name, tuple) else "")
         self._server.opened(self)
         self._deadline.set(self._limits.header_timeout_s)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  (asyncio's signature)
+        return self._server.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._wait is _Wait.GOODBYE:
             return
-        if self._answering is not None:
+        data = bytes(self._server.buffer[:nbytes])
+        if self._busy:
             # The client is ahead of us. It may wait in its own memory.
             self._unread += data
             self._transport.pause_reading()
@@ -93,26 +117,40 @@ class _Connection(asyncio.Protocol):
         self._proceed()
 
     def eof_received(self) -> bool:
+        if self._wait is _Wait.GOODBYE:
+            return False
         # Clients may close their side behind the last request (as `nc` does); TLS cannot.
-        self._half_closed = self._answering is not None and self._transport.can_write_eof()
-        return self._half_closed
+        self._half_closed = self._transport.can_write_eof()
+        if self._busy:
+            return self._half_closed
+        if self._half_closed and (self._reader.in_head or self._reader.in_body):
+            self._reader.refuse(400, "the request ends in the middle")
+            self._proceed()
+            return True
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's signature)
         self._lost = True
         self._deadline.cancel()
-        self.resume_writing()
+        self._wait_no_more()
+        self._reader.close()
         if self._answering is None:
             self._server.ended(self)
 
     def pause_writing(self) -> None:
-        self._writable = self._loop.create_future()
+        self._writable = False
 
     def resume_writing(self) -> None:
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
-        self._writable = None
+        self._writable = True
+        if self._wait is _Wait.READER:
+            self._go_on()
 
     # ---- requests and answers ----
+
+    @property
+    def _busy(self) -> bool:
+        """Whether what comes has to wait."""
+        return self._wait in (_Wait.ANSWER, _Wait.READER, _Wait.ROOM)
 
     def _read(self, data: bytes) -> None:
         used = len(data)
@@ -120,15 +158,23 @@ class _Connection(asyncio.Protocol):
             used = self._reader.feed(data)
         except Exception as error:  # noqa: BLE001  (one request's fault is not the server's end)
             _log.error("request failed", exc_info=error)
-            self._reader.refuse(plain(500, "internal error"))
+            self._reader.refuse(500, "internal error")
         self._unread = data[used:]
 
     def _proceed(self) -> None:
-        """Answer what is ready, or wait for what is not."""
-        if self._reader.ready:
-            self._wait_for(_Wait.ANSWER, None)
-            self._answering = self._loop.create_task(self._answer())
-            return
+        """Answer what is ready, then wait for what is not."""
+        while self._reader.ready:
+            self._take_turn(self._reader.ready.popleft())
+            if self._busy or self._transport.is_closing() or self._wait is _Wait.GOODBYE:
+                return
+            if not self._reader.ready and self._unread and not self._reader.wants:
+                self._read(self._unread)
+        if self._reader.wants:
+            self._await_room()
+        else:
+            self._await_more()
+
+    def _await_more(self) -> None:
         if self._reader.in_body:
             if self._reader.owes_continue:
                 self._reader.owes_continue = False
@@ -145,61 +191,99 @@ class _Connection(asyncio.Protocol):
             if self._server.draining:
                 self._transport.close()
 
-    async def _answer(self) -> None:
-        """Answer turn after turn until there is none, then go back to reading."""
-        try:
-            while self._reader.ready and not self._transport.is_closing():
-                turn = self._reader.ready.popleft()
-                answer, keep_alive = await self._answer_to(turn)
-                if self._transport.is_closing():
-                    return
-                self._transport.write(answer)
-                if not keep_alive:
-                    self._say_goodbye(unread=isinstance(turn.subject, Response))
-                    return
-                await self._until_writable()
-                if not self._reader.ready and self._unread:
-                    self._read(self._unread)
-        finally:
-            self._answering = None
-            if self._lost:
-                self._server.ended(self)
-        if self._transport.is_closing():
+    def _go_on(self) -> None:
+        """What we waited for is here: read on, from what has come meanwhile."""
+        self._wait_for(_Wait.IDLE, None)
+        if self._unread and not (self._reader.ready or self._reader.wants):
+            self._read(self._unread)
+        self._proceed()
+        if self._busy or self._transport.is_closing():
             return
-        if self._half_closed:
-            self._say_goodbye(unread=False)
-        else:
+        if not self._half_closed:
             self._transport.resume_reading()
+        elif self._reader.in_head or self._reader.in_body:
+            self._reader.refuse(400, "the request ends in the middle")
             self._proceed()
+        else:
+            self._say_goodbye(unread=False)
 
-    async def _answer_to(self, turn: Turn) -> tuple[bytes, bool]:
-        """The bytes of the answer, and whether the connection outlives it."""
+    def _await_room(self) -> None:
+        budget = self._server.budget
+        assert budget is not None  # noqa: S101  (our bug: without one nothing is wanted)
+        self._wait_for(_Wait.ROOM, self._limits.room_timeout_s)
+        self._transport.pause_reading()
+        self._end_wait = budget.wait(self._reader.wants, self._room_granted)
+
+    def _room_granted(self) -> None:
+        self._end_wait = None
+        self._reader.granted()
+        self._go_on()
+
+    def _wait_no_more(self) -> None:
+        if self._end_wait is not None:
+            self._end_wait()
+            self._end_wait = None
+
+    def _take_turn(self, turn: Turn) -> None:
         subject = turn.subject
         if isinstance(subject, Response):
-            return self._encoded(subject, turn)
+            self._answer(turn, subject)
+            return
         try:
-            response = await self._respond(subject)
-            _log.debug("request", method=subject.method, path=subject.path, status=response.status)
-            return self._encoded(response, turn)
+            outcome = self._server.respond(subject)
         except Exception as error:  # noqa: BLE001  (one request's fault is not the server's end)
-            _log.error("request failed", exc_info=error, method=subject.method, path=subject.path)
-            return self._encoded(plain(500, "internal error"), turn)
-
-    def _encoded(self, response: Response, turn: Turn) -> tuple[bytes, bool]:
-        keep_alive = turn.keep_alive and not self._server.draining
-        encoded = encode_response(
-            response, keep_alive=keep_alive, http10=turn.http10, head_only=turn.head_only
-        )
-        return encoded, keep_alive
-
-    async def _until_writable(self) -> None:
-        if self._writable is not None:
-            self._wait_for(_Wait.READER, self._limits.body_timeout_s)
-            await self._writable
+            outcome = self._failed(subject, error)
+        if isinstance(outcome, Response):
+            self._release(turn)
+            self._answer(turn, outcome)
+        else:
             self._wait_for(_Wait.ANSWER, None)
+            self._answering = self._loop.create_task(self._answer_later(turn, subject, outcome))
+
+    async def _answer_later(
+        self, turn: Turn, request: Request, outcome: Awaitable[Response]
+    ) -> None:
+        try:
+            response = await outcome
+        except Exception as error:  # noqa: BLE001  (one request's fault is not the server's end)
+            response = self._failed(request, error)
+        finally:
+            self._answering = None
+            self._release(turn)
+            if self._lost:
+                self._server.ended(self)
+        if not self._transport.is_closing():
+            self._wait_for(_Wait.IDLE, None)
+            self._answer(turn, response)
+            if self._wait is _Wait.IDLE:
+                self._go_on()
+
+    def _failed(self, request: Request, error: Exception) -> Response:
+        _log.error("request failed", exc_info=error, method=request.method, path=request.path)
+        return plain(500, "internal error")
+
+    def _release(self, turn: Turn) -> None:
+        if turn.held and self._server.budget is not None:
+            self._server.budget.release(turn.held)
+
+    def _answer(self, turn: Turn, response: Response) -> None:
+        keep_alive = turn.keep_alive and not self._server.draining
+        try:
+            encoded = encode_response(
+                response, keep_alive=keep_alive, http10=turn.http10, head_only=turn.head_only
+            )
+        except ValueError as error:
+            _log.error("request failed", exc_info=error)
+            encoded = encode_response(plain(500, "internal error"), keep_alive=keep_alive)
+        self._transport.write(encoded)
+        if not keep_alive:
+            self._say_goodbye(unread=isinstance(turn.subject, Response))
+        elif not self._writable:
+            self._wait_for(_Wait.READER, self._limits.body_timeout_s)
 
     def _say_goodbye(self, *, unread: bool) -> None:
         """Close once the answer is out; with `unread` bytes, after the client has seen it."""
+        self._unread = b""
         if unread and not self._half_closed and self._transport.can_write_eof():
             self._wait_for(_Wait.GOODBYE, _LINGER_S)
             self._transport.write_eof()
@@ -216,17 +300,26 @@ class _Connection(asyncio.Protocol):
 
     def _expired(self) -> None:
         match self._wait:
-            case _Wait.BODY if self._reader.body_bytes >= self._body_mark + _MIN_PROGRESS_BYTES:
+            case _Wait.BODY if self._reader.body_bytes - self._body_mark >= self._least_progress:
                 self._body_mark = self._reader.body_bytes
                 self._deadline.set(self._limits.body_timeout_s)
             case _Wait.HEAD | _Wait.BODY:
-                self._reader.refuse(plain(408, f"waited too long for {self._wait.value}"))
+                self._reader.refuse(408, f"waited too long for {self._wait.value}")
+                self._proceed()
+            case _Wait.ROOM:
+                self._wait_no_more()
+                self._reader.refuse(503, "too much is being sent at once")
+                self._wait_for(_Wait.IDLE, None)
                 self._proceed()
             case _Wait.FIRST_HEAD | _Wait.IDLE:
                 self._wait_for(_Wait.GOODBYE, _LINGER_S)
                 self._transport.close()
             case _Wait.READER | _Wait.GOODBYE | _Wait.ANSWER:
                 self._transport.abort()
+
+    @property
+    def _least_progress(self) -> int:
+        return max(_MIN_PROGRESS_BYTES, self._reader.held // _MAX_BODY_TIMEOUTS)
 
     # ---- the end ----
 
@@ -247,9 +340,14 @@ class _Connection(asyncio.Protocol):
 class Server:
     """Listening sockets and the connections they let in. Made by `serve`."""
 
-    def __init__(self, closed: Callable[[str], None] | None = None) -> None:
+    def __init__(self, respond: Respond, limits: Limits, budget: Budget | None) -> None:
         self.draining = False
-        self._closed = closed
+        self.respond = respond
+        self.limits = limits
+        self.budget = budget
+        # One for all: what comes in is looked at, and kept elsewhere, before the next read.
+        # A view, because asyncio's TLS fills slices of it.
+        self.buffer = memoryview(bytearray(_READ_BYTES))
         self._acceptor: Acceptor
         self._connections: set[_Connection] = set()
         self._empty = asyncio.Event()
@@ -273,8 +371,6 @@ class Server:
         """A connection is gone, and so is its last answer."""
         self._connections.discard(connection)
         self._acceptor.release(connection)
-        if self._closed is not None:
-            self._closed(connection.peer)
         if not self._connections:
             self._empty.set()
 
@@ -302,20 +398,26 @@ async def serve(
     limits: Limits,
     tls: ssl.SSLContext | None = None,
     admit: Admit | None = None,
-    closed: Callable[[str], None] | None = None,
+    refuse: Refuse | None = None,
+    budget: Budget | None = None,
 ) -> Server:
     """Answer HTTP requests on `host` and `port` (0 takes a free one) with `respond`.
 
     "localhost" means both loopback families on one port. `admit` sees a head and its
-    Content-Length (None where chunked) before the body is read, and may answer it instead; what it
-    let in and has not come to `respond` by the time `closed` names its peer never will. An
+    Content-Length (None where chunked) before the body is read, and may answer it instead.
+    `refuse` gives the server's own refusals, of a request whose head is known, the application's
+    form. Bodies take their room from `budget` before they are read, until they are answered. An
     exception in `respond` is a 500 and an error in the log. Raises OSError when it cannot listen.
     """
-    server = Server(closed)
+    server = Server(respond, limits, budget)
+
+    def reader(peer: str) -> RequestReader:
+        return RequestReader(limits, peer, admit=admit, refuse=refuse, budget=budget)
+
     server.attach(
         Acceptor(
             await bind(host, port),
-            lambda: _Connection(server, respond, limits, admit),
+            lambda: _Connection(server, reader),
             max_connections=limits.max_connections,
             refusal=encode_response(
                 plain(503, "too many connections", (("retry-after", "1"),)), keep_alive=False

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 # What the readers of requests and responses have in common.
 MAX_HEADERS = 100
@@ -80,7 +81,8 @@ class Limits:
     """What a server takes from its clients.
 
     A head must be whole within `header_timeout_s`, a body move on within each `body_timeout_s`;
-    a connection without a request is closed after `idle_timeout_s`.
+    a connection without a request is closed after `idle_timeout_s`. A body for which there is no
+    room waits with its sender, at most `room_timeout_s`.
     """
 
     max_body_bytes: int
@@ -89,9 +91,24 @@ class Limits:
     body_timeout_s: float = 30.0
     idle_timeout_s: float = 300.0
     max_header_bytes: int = 16384
+    room_timeout_s: float = 5.0
 
 
 Admit = Callable[[Head, int | None], Response | None]
+Refuse = Callable[[Head, int, str], Response]
+
+
+class Budget(Protocol):
+    """Bytes that bodies may take, of all connections together."""
+
+    def grant(self, size: int) -> bool:
+        """Take `size` bytes, or say no; behind those who wait it is no."""
+
+    def wait(self, size: int, granted: Callable[[], None]) -> Callable[[], None]:
+        """Call `granted` once `size` bytes have been taken; what is returned ends the wait."""
+
+    def release(self, size: int) -> None:
+        """Give `size` bytes back."""
 
 
 def plain(status: int, text: str, headers: tuple[tuple[str, str], ...] = ()) -> Response:

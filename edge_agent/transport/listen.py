@@ -110,7 +110,7 @@ class Acceptor:
     def __init__(
         self,
         listeners: list[socket.socket],
-        protocol_factory: Callable[[], asyncio.Protocol],
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
         *,
         max_connections: int,
         refusal: bytes,
@@ -124,7 +124,7 @@ class Acceptor:
         self._refusal = refusal
         self._tls = tls
         self._handshake_timeout_s = handshake_timeout_s
-        self._open: set[asyncio.Protocol] = set()
+        self._open: set[asyncio.BaseProtocol] = set()
         self._refusing = False
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._greetings: set[asyncio.Task[None]] = set()
@@ -136,7 +136,7 @@ class Acceptor:
         """The port of each listening socket."""
         return [listener.getsockname()[1] for listener in self._listeners]
 
-    def release(self, protocol: asyncio.Protocol) -> None:
+    def release(self, protocol: asyncio.BaseProtocol) -> None:
         """The connection of `protocol` has ended: its place is free."""
         self._open.discard(protocol)
         if len(self._open) <= self._max_connections // 2:
@@ -188,7 +188,7 @@ class Acceptor:
                 except OSError:
                     return
 
-    async def _greet(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
+    async def _greet(self, connection: socket.socket, protocol: asyncio.BaseProtocol) -> None:
         try:
             await self._loop.connect_accepted_socket(
                 lambda: protocol,

@@ -5,7 +5,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from edge_agent.settings import Endpoint
 from edge_agent.transport.dial import Tls
 from edge_agent.transport.http1 import Limits, Request, Response, serve
 from edge_agent.transport.http1_client import Http1Client
+from edge_agent.transport.http1_requests import CHUNKED_BYTES
 from tests.adapter.build import NOW_NS, RESOURCE, gauge, point, request, sample_body
 from tests.adapter.test_sqlite import FullDatabase
 
@@ -75,7 +76,13 @@ async def running(
     await store.start()
     app = App(store, tokens=tokens, version="1.0", now_ns=lambda: NOW_NS)
     server = await serve(
-        app.respond, host="127.0.0.1", port=0, limits=limits, admit=app.admit, closed=app.closed
+        app.respond,
+        host="127.0.0.1",
+        port=0,
+        limits=limits,
+        admit=app.admit,
+        refuse=app.refuse,
+        budget=app.budget,
     )
     port = server.ports[0]
     client = Http1Client(Endpoint("http", "127.0.0.1", port), tls=Tls(), max_connections=20)
@@ -85,7 +92,7 @@ async def running(
         await client.close()
         await server.close(DEADLINE_S)
         await store.close()
-        assert app._in_flight == {}
+        assert app.budget.in_flight == 0
 
 
 # ---- storing ----------------------------------------------------------------------------------
@@ -442,30 +449,33 @@ async def half_sent(port: int, length: int | None, send: bytes = b"x") -> asynci
 
 async def _until(adapter: Running, bytes_in_flight: int) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while sum(adapter.app._in_flight.values()) != bytes_in_flight:
+        while adapter.app.budget.in_flight != bytes_in_flight:
             await asyncio.sleep(0)
 
 
 async def test_bodies_in_flight_are_bounded_before_they_are_read(tmp_path: Path):
-    """Two announced bodies of 20 MiB fill the budget; a third sender is asked to come back."""
+    """One announced body of 20 MiB is what fits; the next is asked to come back, small ones go."""
     size = app_module.MAX_BODY_BYTES
-    async with running(tmp_path) as adapter:
+    limits = replace(app_module.LIMITS, room_timeout_s=0.0)
+    async with running(tmp_path, limits=limits) as adapter:
         writers = [
             await half_sent(adapter.port, size),
             await half_sent(adapter.port, None, b"1\r\nx\r\n"),
         ]
-        await _until(adapter, 2 * size)
-        answer = await adapter.send(b"x")
+        await _until(adapter, size + CHUNKED_BYTES)
+        answer = await adapter.send(bytes(size))
         assert (answer.status, answer.header("retry-after")) == (503, "1")
         assert decode_status(answer.body).code == Code.UNAVAILABLE
         assert (await adapter.get("/health")).status == 200
+        assert (await adapter.send(GOOD.SerializeToString())).status == 200
         for writer in writers:
             writer.close()
             await writer.wait_closed()
         await _until(adapter, 0)
-        assert (await adapter.send(GOOD.SerializeToString())).status == 200
         text = (await adapter.get("/metrics")).body.decode()
-        assert 'adapter_requests_total{code="503"} 1\n' in text
+        # Bodies that end in the middle are answered too.
+        for code, requests in ((200, 1), (503, 1), (400, 2)):
+            assert f'adapter_requests_total{{code="{code}"}} {requests}\n' in text
 
 
 async def test_requests_ahead_of_their_answers_are_counted_one_by_one(tmp_path: Path):
@@ -481,7 +491,7 @@ async def test_requests_ahead_of_their_answers_are_counted_one_by_one(tmp_path: 
         async with asyncio.timeout(DEADLINE_S):
             for _ in range(5):
                 assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
-        assert sum(adapter.app._in_flight.values()) == 0
+        assert adapter.app.budget.in_flight == 0
         writer.close()
         await writer.wait_closed()
 
@@ -504,4 +514,4 @@ async def test_a_get_costs_no_budget(tmp_path: Path):
     async with running(tmp_path) as adapter:
         asked = Request("GET", "/health", "", {}, b"", "1.2.3.4:5")
         assert (await adapter.app.respond(asked)).status == 200
-        assert adapter.app._in_flight == {}
+        assert adapter.app.budget.in_flight == 0

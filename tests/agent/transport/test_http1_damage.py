@@ -109,6 +109,6 @@ def test_a_fault_of_ours_in_a_callback_is_not_blamed_on_the_peer() -> None:
     def admit(*_: object) -> Response | None:
         raise ZeroDivisionError
 
-    reader = RequestReader(LIMITS, "peer", admit)
+    reader = RequestReader(LIMITS, "peer", admit=admit)
     with pytest.raises(ZeroDivisionError):
         reader.feed(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
