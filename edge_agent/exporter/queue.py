@@ -8,7 +8,8 @@ Rules (DESIGN, "Promises"):
 - A failed call puts its requests back where they were taken from. Nothing is dropped for time.
 - Over the bound of all queues (exporter/memory.py) the oldest waiting request goes, counted.
 - A bad neighbour loses only its own data: a joined batch that is rejected is halved until the
-  one original request that the peer refuses is alone.
+  one original request that the peer refuses is alone. One that is too large for the peer is cut
+  further, down to the one item that alone is too large.
 
 The event loop owns all state here. RAM is the first shelf; what cannot stay in RAM has one way
 out, `evict_oldest`.
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.exporter.memory import Memory
+from edge_agent.exporter.request import Request, cut, fitted, senders
 from edge_agent.exporter.retry import Backoff, Client, Delivered, Denied, Rejected, Retry
 from edge_agent.ledger import Account
 from edge_agent.log import Log
@@ -33,16 +35,6 @@ JOIN_BYTES = 1 << 20
 REQUEST_BYTES = 4 << 20
 
 _log = Log("exporter")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One encoded Export request as it was admitted."""
-
-    body: bytes
-    items: int
-    sequence: int
-    admitted_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +103,7 @@ class Queue:
         self._unix_nano = unix_nano
         self._jitter = jitter
         self._waiting: deque[Request] = deque()
-        self._in_flight: dict[int, Request] = {}
+        self._in_flight: dict[tuple[int, ...], Request] = {}
         self._calls = 0
         self._bytes = 0
         self._items = 0
@@ -129,22 +121,23 @@ class Queue:
     def put(self, body: bytes, items: int) -> None:
         """Admit one encoded request of `items` items; the oldest leaves if there is no room."""
         self.account.accepted.add(items, len(body))
-        if self._closing:
-            self._drop("shutdown", Request(body, items, 0, 0.0))
-            return
-        if len(body) > REQUEST_BYTES:
-            _log.error(
-                "dropped a request no peer would take",
-                **self._names(), bytes=len(body), limit=REQUEST_BYTES,
-            )  # fmt: skip
-            self._drop("too_large", Request(body, items, 0, 0.0))
-            return
-        now = self._clock()
         self._sequence += 1
-        self._waiting.append(Request(body, items, self._sequence, now))
-        self._bytes += len(body)
-        self._items += items
-        self._memory.admitted(len(body))
+        whole = Request(body, items, len(body), (self._sequence,), self._clock())
+        if self._closing:
+            self._drop("shutdown", whole)
+            return
+        for request in fitted(self.account.signal, whole, REQUEST_BYTES):
+            if len(request.body) > REQUEST_BYTES:
+                _log.error(
+                    "dropped a request no peer would take",
+                    **self._names(), **self._culprit(request), limit=REQUEST_BYTES,
+                )  # fmt: skip
+                self._drop("too_large", request)
+                continue
+            self._waiting.append(request)
+            self._bytes += request.size
+            self._items += request.items
+            self._memory.admitted(request.size)
         self._wake.set()
 
     def evict_oldest(self) -> bool:
@@ -163,11 +156,11 @@ class Queue:
         return True
 
     def _drop(self, reason: str, request: Request) -> None:
-        self.account.drop(reason, request.items, len(request.body))
+        self.account.drop(reason, request.items, request.size)
         self._last_drop_s = self._clock()
 
     def _release(self, request: Request) -> None:
-        self._bytes -= len(request.body)
+        self._bytes -= request.size
         self._items -= request.items
 
     # Sending
@@ -221,8 +214,8 @@ class Queue:
             if items > self.policy.batch_items or size > JOIN_BYTES:
                 break
             batch.append(take())
-        batch.sort(key=lambda r: r.sequence)
-        self._in_flight.update((r.sequence, r) for r in batch)
+        batch.sort(key=lambda r: r.order)
+        self._in_flight.update((r.order, r) for r in batch)
         return batch
 
     async def _call(self, batch: list[Request]) -> None:
@@ -230,14 +223,15 @@ class Queue:
             await self._send(batch)
         except BaseException:
             # Cut short by the drain's deadline, or by a bug of ours: nothing is forgotten.
-            self._put_back([r for r in batch if r.sequence in self._in_flight])
+            mine = [r for r in self._in_flight.values() if any(r.is_of(b) for b in batch)]
+            self._put_back(mine)
             raise
         finally:
             self._calls -= 1
             self._wake.set()
 
     async def _send(self, batch: list[Request]) -> bool:
-        """Send `batch`, in halves where it is rejected; whether the peer still takes data."""
+        """Send `batch`, in parts where it is rejected; whether the peer still takes data."""
         # Export*ServiceRequest is one repeated field, so joined encodings of one signal are one
         # request: batching never decodes.
         body = batch[0].body if len(batch) == 1 else b"".join(r.body for r in batch)
@@ -247,11 +241,9 @@ class Queue:
                 self._delivered(batch, outcome)
             case Rejected() if len(batch) > 1:
                 middle = len(batch) // 2
-                first, second = batch[:middle], batch[middle:]
-                if await self._send(first):
-                    return await self._send(second)
-                self._put_back(second)
-                return False
+                return await self._send_each(batch[:middle], batch[middle:])
+            case Rejected(too_large=True) if len(pieces := self._cut(batch[0])) > 1:
+                return await self._send_each(*([piece] for piece in pieces))
             case Rejected():
                 self._rejected(batch[0], outcome)
             case Retry() | Denied():
@@ -259,9 +251,24 @@ class Queue:
                 return False
         return True
 
+    async def _send_each(self, *batches: list[Request]) -> bool:
+        """Send one after the other; once the peer takes no more, the rest goes back."""
+        for at, batch in enumerate(batches):
+            if not await self._send(batch):
+                self._put_back([request for later in batches[at + 1 :] for request in later])
+                return False
+        return True
+
+    def _cut(self, request: Request) -> list[Request]:
+        """The pieces of a request in flight, in flight in its place."""
+        pieces = cut(self.account.signal, request)
+        del self._in_flight[request.order]
+        self._in_flight.update((piece.order, piece) for piece in pieces)
+        return pieces
+
     def _delivered(self, batch: Sequence[Request], outcome: Delivered) -> None:
         items = sum(r.items for r in batch)
-        size = sum(len(r.body) for r in batch)
+        size = sum(r.size for r in batch)
         self._settle(batch)
         refused = min(max(outcome.rejected_items, 0), items)
         # The peer took the bytes; only items can be told apart in a partial success.
@@ -284,13 +291,12 @@ class Queue:
 
     def _rejected(self, request: Request, outcome: Rejected) -> None:
         self._settle([request])
-        self.account.reject(outcome.code, request.items, len(request.body))
+        self.account.reject(outcome.code, request.items, request.size)
         self._last_drop_s = self._clock()
         self._peer.failed(f"{outcome.code}: {outcome.message}")
         _log.error(
             "the peer rejected a request for good",
-            **self._names(), code=outcome.code, message=outcome.message,
-            items=request.items, bytes=len(request.body),
+            **self._names(), **self._culprit(request), code=outcome.code, message=outcome.message,
         )  # fmt: skip
         # It answered: whatever else waits deserves its own try at once.
         self._recovered()
@@ -338,12 +344,12 @@ class Queue:
 
     def _put_back(self, batch: Sequence[Request]) -> None:
         for request in batch:
-            del self._in_flight[request.sequence]
-        self._waiting = deque(sorted((*self._waiting, *batch), key=lambda r: r.sequence))
+            del self._in_flight[request.order]
+        self._waiting = deque(sorted((*self._waiting, *batch), key=lambda r: r.order))
 
     def _settle(self, batch: Sequence[Request]) -> None:
         for request in batch:
-            del self._in_flight[request.sequence]
+            del self._in_flight[request.order]
             self._release(request)
 
     # What /health and /metrics read
@@ -377,3 +383,10 @@ class Queue:
 
     def _names(self) -> dict[str, Any]:
         return {"destination": self.account.destination, "signal": self.account.signal.value}
+
+    def _culprit(self, request: Request) -> dict[str, Any]:
+        return {
+            "service": senders(self.account.signal, request),
+            "items": request.items,
+            "bytes": len(request.body),
+        }

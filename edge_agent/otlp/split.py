@@ -26,6 +26,26 @@ def split(signal: Signal, body: bytes, max_bytes: int) -> list[tuple[bytes, int]
         raise MalformedError.of(signal, error) from None
 
 
+def halves(signal: Signal, body: bytes) -> list[tuple[bytes, int]]:
+    """(request, its items) of the first and the second half of the items in `body`.
+
+    However much is around the items: where that is most of `body`, both halves are as large. One
+    item is not cut: it comes back alone. Raises MalformedError and TooLargeError.
+    """
+    try:
+        cut = _Cut(signal, body)
+        items = Walk(body).items(signal, 0, len(body), 0)
+        if items < 2:
+            return [(body, items)]
+        middle = items // 2
+        return [
+            (cut.of_items(0, len(body), 0, 0, middle), middle),
+            (cut.of_items(0, len(body), 0, middle, items), items - middle),
+        ]
+    except (wire.WireError, IndexError) as error:
+        raise MalformedError.of(signal, error) from None
+
+
 class _Cut:
     """The cutting of one request."""
 
@@ -77,6 +97,23 @@ class _Cut:
                 items += self._items(start, after, depth + 1)
         if piece:
             yield around + piece, items
+
+    def of_items(self, at: int, end: int, depth: int, first: int, last: int) -> bytes:
+        """The message in [at, end) with its items from number `first` to before `last` alone."""
+        around, parts_from = self._around(at, end, depth)
+        known, keys = self._levels[depth]
+        piece, number = bytearray(around), 0
+        for key, place, start, after in Walk(self._body).fields(parts_from, end, depth, known):
+            if key not in keys:
+                continue
+            items = self._items(start, after, depth + 1)
+            if first <= number and number + items <= last:
+                piece += self._body[place:after]
+            elif number < last and number + items > first:
+                part = self.of_items(start, after, depth + 1, first - number, last - number)
+                piece += wire.bytes_field(key >> 3, part)
+            number += items
+        return bytes(piece)
 
     def _items(self, at: int, end: int, depth: int) -> int:
         return Walk(self._body).items(self._signal, at, end, depth)

@@ -1,6 +1,7 @@
 """The queue: RAM to peer, on fake time, against a scripted client."""
 
 import asyncio
+import io
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
@@ -8,7 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 
+from edge_agent import log
 from edge_agent.exporter.memory import Memory
 from edge_agent.exporter.queue import JOIN_BYTES, REQUEST_BYTES, Policy, Queue, Reachability
 from edge_agent.exporter.retry import Backoff, Delivered, Denied, Outcome, Rejected, Retry
@@ -29,6 +34,7 @@ class ScriptedClient:
         self.calls: list[tuple[float, bytes]] = []
         self.open = self.most_open = 0
         self.poison = b""
+        self.takes_bytes = 1 << 62
 
     async def export(self, signal: Signal, body: bytes) -> Outcome:
         self.calls.append((asyncio.get_running_loop().time(), body))
@@ -40,6 +46,8 @@ class ScriptedClient:
             self.open -= 1
         if self.poison and self.poison in body:
             return Rejected("invalid_argument", "bad utf-8")
+        if len(body) > self.takes_bytes:
+            return Rejected("resource_exhausted", "no more than that", too_large=True)
         return self.script.pop(0) if self.script else OK
 
     def reconnect(self) -> None:
@@ -51,6 +59,29 @@ class ScriptedClient:
     @property
     def bodies(self) -> list[bytes]:
         return [body for _, body in self.calls]
+
+
+def points(*names: str, service: str = "app", padding: int = 0) -> bytes:
+    """A request with one data point of each metric, in its own Resource and scope."""
+    request = ExportMetricsServiceRequest()
+    group = request.resource_metrics.add()
+    group.resource.attributes.add(key="service.name").value.string_value = service
+    scope = group.scope_metrics.add()
+    for name in names:
+        point = scope.metrics.add(name=name).gauge.data_points.add(as_int=1)
+        point.attributes.add(key="k").value.string_value = "x" * padding
+    return request.SerializeToString()
+
+
+def names_in(body: bytes) -> list[str]:
+    """The metrics whose points are in `body`, in order."""
+    return [
+        metric.name
+        for group in ExportMetricsServiceRequest.FromString(body).resource_metrics
+        for scope in group.scope_metrics
+        for metric in scope.metrics
+        for _ in metric.gauge.data_points
+    ]
 
 
 class Bench:
@@ -310,6 +341,96 @@ async def test_a_request_over_four_mebibytes_is_refused_and_counted() -> None:
 
 
 @on_fake_time
+async def test_a_request_over_four_mebibytes_that_can_be_cut_leaves_in_pieces() -> None:
+    """All of it, in order; enrichment may have made it as large."""
+    bench = Bench(ScriptedClient(), max_bytes=16 << 20)
+    names = [f"m{n}" for n in range(50)]
+    bench.queue.put(points(*names, padding=100_000), 50)
+    bench.check_balance()
+    await bench.finish()
+    assert all(len(body) <= REQUEST_BYTES for body in bench.client.bodies)
+    assert [name for body in bench.client.bodies for name in names_in(body)] == names
+    assert bench.account.delivered.items == 50
+
+
+@pytest.mark.parametrize("padding", [0, 1000])
+def test_a_request_too_large_for_the_peer_is_cut_down_to_the_one_item(padding: int) -> None:
+    """Only an item that alone is too large is dropped: counted, and named with its service."""
+
+    async def main() -> None:
+        lines = io.StringIO()
+        log.start("info", journal=True, stream=lines)
+        client = ScriptedClient(takes_s=1)
+        client.takes_bytes = 200 + padding
+        bench = Bench(client)
+        names = [f"m{n}" for n in range(8)]
+        whole = bytearray(points(*names[:5], padding=padding))
+        whole += points("large", service="camera", padding=300 + padding)
+        whole += points(*names[5:], padding=padding)
+        bench.put(points("first"))
+        await asyncio.sleep(0.5)
+        bench.queue.put(bytes(whole), 9)
+        bench.put(points("last"))
+        await bench.finish()
+        taken = [body for body in client.bodies if len(body) <= client.takes_bytes]
+        assert [name for body in taken for name in names_in(body)] == ["first", *names, "last"]
+        assert bench.account.delivered.items == 10
+        assert bench.account.rejected["resource_exhausted"].items == 1
+        (line,) = [line for line in lines.getvalue().splitlines() if "for good" in line]
+        assert "service=camera items=1 " in line
+        assert 'code=resource_exhausted message="no more than that"' in line
+
+    clock.run(main())
+
+
+@on_fake_time
+async def test_a_request_that_is_rejected_for_another_reason_is_not_cut() -> None:
+    """Its sender has the bad data: the original request is what it costs."""
+    client = ScriptedClient()
+    client.poison = b"bad"
+    bench = Bench(client)
+    bench.queue.put(points("a", "bad", "b"), 3)
+    await bench.finish()
+    assert len(client.calls) == 1
+    assert bench.account.rejected["invalid_argument"].items == 3
+
+
+@on_fake_time
+async def test_pieces_not_sent_when_the_peer_goes_away_wait_in_their_order() -> None:
+    """In front of what came later; nothing is lost and nothing sent twice."""
+    large = Rejected("http_413", "", too_large=True)
+    client = ScriptedClient([large, OK, AWAY], takes_s=1)
+    bench = Bench(client)
+    bench.queue.put(points("a", "b", "c", "d"), 4)
+    await asyncio.sleep(0.5)
+    bench.put(points("e"))
+    await asyncio.sleep(2)
+    bench.check_balance()
+    assert bench.queue.items == 3
+    await asyncio.sleep(10)
+    await bench.finish()
+    assert [names_in(body) for body in client.bodies] == [
+        ["a", "b", "c", "d"], ["a", "b"], ["c", "d"], ["c", "d", "e"],
+    ]  # fmt: skip
+    assert bench.account.delivered.items == 5
+
+
+@on_fake_time
+async def test_a_run_cancelled_while_pieces_are_sent_accounts_for_each() -> None:
+    """The drain's deadline may come at any moment."""
+    large = Rejected("http_413", "", too_large=True)
+    bench = Bench(ScriptedClient([large, OK], takes_s=10))
+    bench.queue.put(points("a", "b", "c"), 3)
+    await asyncio.sleep(25)
+    bench.task.cancel()
+    await asyncio.gather(bench.task, return_exceptions=True)
+    assert bench.account.delivered.items == 1
+    assert bench.account.dropped["shutdown"].items == 2
+    bench.check_balance()
+    assert bench.queue.items == bench.queue.bytes == 0
+
+
+@on_fake_time
 async def test_close_tries_what_is_left_once_more_without_waiting_for_the_backoff() -> None:
     """SIGTERM during a backoff of 30 s still delivers if the peer is back."""
     bench = Bench(ScriptedClient([Retry("away", after_s=1000)]))
@@ -394,7 +515,7 @@ async def test_the_age_of_the_oldest_counts_what_is_in_flight() -> None:
     outcomes=st.lists(
         st.sampled_from(
             [OK, AWAY, Retry("hint", 2.0), Denied("u", "m"), Rejected("internal", "no"),
-             Delivered(0.0, rejected_items=1)]
+             Rejected("resource_exhausted", "", too_large=True), Delivered(0.0, rejected_items=1)]
         ),
         max_size=40,
     ),
@@ -402,7 +523,8 @@ async def test_the_age_of_the_oldest_counts_what_is_in_flight() -> None:
     newest_first=st.booleans(),
     lanes=st.integers(1, 2),
     batch_items=st.integers(1, 8),
-    max_bytes=st.integers(4, 200),
+    max_bytes=st.integers(4, 2000),
+    takes_bytes=st.integers(20, 400),
     seed=st.integers(0, 1000),
 )  # fmt: skip
 def test_the_ledger_balances_whatever_the_peer_answers(
@@ -412,21 +534,29 @@ def test_the_ledger_balances_whatever_the_peer_answers(
     lanes: int,
     batch_items: int,
     max_bytes: int,
+    takes_bytes: int,
     seed: int,
 ) -> None:
     """accepted = delivered + rejected + dropped + held, in items and bytes, at every step."""
 
     async def main() -> None:
         sizes = random.Random(seed)
+        client = ScriptedClient(outcomes, takes_s=0.7)
+        client.takes_bytes = takes_bytes
         bench = Bench(
-            ScriptedClient(outcomes, takes_s=0.7),
+            client,
             newest_first=newest_first,
             lanes=lanes,
             batch_items=batch_items,
             max_bytes=max_bytes,
         )
         for n, gap in enumerate(gaps):
-            bench.queue.put(bytes([n]) * sizes.randint(1, 9), sizes.randint(1, 3))
+            if sizes.random() < 0.2:
+                # No request at all: it cannot be cut, and balances all the same.
+                bench.queue.put(bytes([n]) * sizes.randint(1, 500), sizes.randint(1, 3))
+            else:
+                names = [f"{n}.{i}" for i in range(sizes.randint(1, 9))]
+                bench.queue.put(points(*names, padding=sizes.randint(0, 50)), len(names))
             bench.check_balance()
             await asyncio.sleep(gap)
             bench.check_balance()
