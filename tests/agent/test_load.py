@@ -4,6 +4,8 @@ import asyncio
 import io
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,7 +28,7 @@ from edge_agent.stop import STOP_SIGNALS, StopRequest
 from tests.fakes import clock
 from tests.fakes.collector import Answer, FakeCollector, Received
 from tests.fakes.http_collector import FakeHttpCollector
-from tests.fakes.programs import free_port
+from tests.fakes.programs import ROOT, free_port
 
 NOW = 1_767_688_640_510_000_000
 
@@ -37,6 +39,17 @@ def _signals_stay_as_they_were() -> Iterator[None]:
     yield
     for number, action in before.items():
         signal.signal(number, action)
+
+
+def test_the_agent_does_not_pay_for_it() -> None:
+    """Imported by its command alone."""
+    script = (
+        "import sys, edge_agent.agent; print([m for m in sys.modules if 'edge_agent.load' in m])"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert process.stdout == "[]\n"
 
 
 # ---- options ------------------------------------------------------------------------------------
