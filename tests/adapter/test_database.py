@@ -193,7 +193,9 @@ ROWS = st.lists(
 
 @given(st.lists(ROWS, max_size=4), st.integers(-2 * DAY_MS, DAY_MS), st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
-def test_the_file_is_a_map_that_forgets(batches: list[list[Row]], cutoff: int, step: int):
+def test_the_file_is_a_map_that_forgets(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[Row]], cutoff: int, step: int
+):
     """Against a dict: whatever is written, twice, and then expired in steps of any size."""
     database = Database(Path(":memory:"))
     model: dict[tuple[Any, ...], Row] = {}
