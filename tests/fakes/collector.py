@@ -151,10 +151,14 @@ class FakeCollector(Inbox):
     ) -> None:
         await self._server.stop(0)
 
+    def answer(self, received: Received) -> Answer:
+        """What to answer; a collector with a mind of its own decides here."""
+        return self._answers.popleft() if self._answers else Answer()
+
     async def _respond(self, signal: Signal, body: bytes, context: Any) -> bytes:
-        metadata = dict(context.invocation_metadata())
-        await self.add(Received(signal, body, metadata))
-        answer = self._answers.popleft() if self._answers else Answer()
+        received = Received(signal, body, dict(context.invocation_metadata()))
+        await self.add(received)
+        answer = self.answer(received)
         if answer.after is not None:
             await answer.after.wait()
         if answer.code != "OK":
