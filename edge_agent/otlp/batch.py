@@ -131,7 +131,9 @@ class Enricher:
                 key, start, after = walk.field(at, end, 0)
                 if key != FIRST:
                     if key >> 3 in REQUEST.known:
-                        raise wire.WireError(f"field 1 has wire type {key & 7}") from None
+                        raise wire.WireError(
+                            f"field 1 at byte {at} has wire type {key & 7}"
+                        ) from None
                     parts.append(body[at:after])
                     at = after
                     continue

@@ -36,7 +36,8 @@ class Sampled(NamedTuple):
 
 def threshold(sample_rate: float) -> int:
     """T for `sample_rate` (0 to 1): the number of the 2**56 values that are left out."""
-    return round((1.0 - sample_rate) * _ALL)
+    # Not (1 - rate) * 2**56: a rate below 2**-53 would be lost in the difference.
+    return _ALL - round(sample_rate * _ALL)
 
 
 def sample(body: bytes, sample_rate: float) -> Sampled:

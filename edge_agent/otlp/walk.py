@@ -61,8 +61,9 @@ class MalformedError(WireError):
 
     @classmethod
     def of(cls, signal: Signal, reason: object) -> "MalformedError":
-        """With the name of the message that was expected."""
-        return cls(f"not an {_NAMES[signal]}: {reason}")
+        """With the name of the message that was expected; an IndexError is a walk past the end."""
+        why = "cut short" if isinstance(reason, IndexError) else reason
+        return cls(f"not an {_NAMES[signal]}: {why}")
 
 
 class TooLargeError(ValueError):
