@@ -74,14 +74,21 @@ class Collector:
 
     def lines(self) -> list[dict[str, Any]]:
         """The requests it has taken so far, as OTLP/JSON, from the `file` exporter."""
-        if not self._output.exists():
-            return []
-        whole = self._output.read_bytes().rpartition(b"\n")[0]
-        return [json.loads(line) for line in whole.splitlines()]
+        return [json.loads(line) for line in self.received().splitlines()]
+
+    def received(self) -> bytes:
+        """The whole lines of what the `file` exporter wrote, which need not be JSON to Python: the
+        Collector passes on what is not UTF-8, and nests as deep as it was sent."""
+        return self._output.read_bytes().rpartition(b"\n")[0] if self._output.exists() else b""
 
     async def wait_for(self, enough: Callable[[list[dict[str, Any]]], object]) -> list[Any]:
         """The requests it has taken, once they are `enough`; TimeoutError if they never are."""
         return await self._poll(self.lines, enough)
+
+    async def wait_for_received(self, enough: Callable[[bytes], object]) -> bytes:
+        """What it has taken, once it is `enough`; TimeoutError if it never is."""
+        received: bytes = await self._poll(self.received, enough)
+        return received
 
     async def wait_for_log(self, *words: str) -> str:
         """Its log, once all `words` are in it; TimeoutError if they never are."""
