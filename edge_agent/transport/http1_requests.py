@@ -85,6 +85,7 @@ class RequestReader:
         self._head: Head | None = None
         self._head_bytes = 0
         self._raw_bytes = 0
+        self._begun = False
         self._chunked = False
         self._body = bytearray()
         self.owes_continue = False
@@ -92,7 +93,8 @@ class RequestReader:
     @property
     def in_head(self) -> bool:
         """Whether part of a head has come."""
-        return self._head is None and self._raw_bytes > 0
+        # What a piece holds behind the last request is not counted in bytes.
+        return self._head is None and (self._begun or self._raw_bytes > 0)
 
     @property
     def in_body(self) -> bool:
@@ -185,6 +187,10 @@ class RequestReader:
             self.wants = size
 
     # ---- called by the parser ----
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._begun = True
 
     def on_url(self, url: bytes) -> None:
         """A part of the request target."""

@@ -103,6 +103,7 @@ class Wire:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.deadline_s = DEADLINE_S
 
     async def send(self, data: bytes) -> None:
         """Write `data`; a server that has hung up meanwhile is not this side's problem."""
@@ -112,7 +113,7 @@ class Wire:
 
     async def answer(self, *, head_only: bool = False) -> Answer:
         """The next answer."""
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(self.deadline_s):
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {
                 name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:-2])
