@@ -26,6 +26,7 @@ class Cpu:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        # Seconds by mode as they were last reported.
         self._before: dict[str, float] = {}
         self.percent: float | None = None
 
@@ -45,6 +46,7 @@ class Cpu:
             "interrupt": times.irq + times.softirq,
             "steal": times.steal,
         }
+        modes = _held(modes, self._before)
         for mode, seconds in modes.items():
             yield Reading(TIME, (("cpu.mode", mode),), seconds)
         yield from self._utilization(modes)
@@ -54,7 +56,7 @@ class Cpu:
             yield Reading(FREQUENCY, (("cpu.logical_number", number),), hertz)
 
     def _utilization(self, modes: dict[str, float]) -> Iterator[Reading]:
-        # iowait is known to step back by a tick: proc(5).
+        # Only where all of them started anew is one smaller than before.
         spent = {mode: max(0.0, now - self._before.get(mode, now)) for mode, now in modes.items()}
         self._before = modes
         total = sum(spent.values())
@@ -64,6 +66,19 @@ class Cpu:
             yield Reading(UTILIZATION, (("cpu.mode", mode),), seconds / total)
         self.percent = 100 * (total - spent["idle"] - spent["iowait"]) / total
         yield Reading(PERCENT, (), self.percent)
+
+
+def _held(modes: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    """`modes` with idle and iowait held at `before` until they have passed it.
+
+    proc_stat(5) of iowait: "may decrease in certain conditions"; and for a CPU that is taken
+    offline the kernel reads both from another account (fs/proc/stat.c). Neither is a reset, which
+    would give the series a new start with all its time since boot again. Where a mode that never
+    steps back has fallen, all have: the machine's count began anew, and what it says is taken.
+    """
+    if any(modes[mode] < before.get(mode, 0.0) for mode in ("user", "system")):
+        return modes
+    return modes | {mode: max(modes[mode], before.get(mode, 0.0)) for mode in ("idle", "iowait")}
 
 
 def _frequencies(machine: Machine) -> Iterator[tuple[int, int]]:

@@ -66,15 +66,20 @@ class Mount:
             and not self.type.startswith("fuse.")
         )
 
-    @property
-    def attributes(self) -> Attributes:
-        """As the conventions order them, without the state."""
-        return (
+    def attributes(self, state: str = "") -> Attributes:
+        """In the order of the conventions, without those that are not known."""
+        pairs = (
             ("system.device", self.device),
+            ("system.filesystem.state", state),
             ("system.filesystem.type", self.type),
             ("system.filesystem.mode", self.mode),
             ("system.filesystem.mountpoint", self.point),
         )
+        return tuple(pair for pair in pairs if pair[1])
+
+
+# `/` where no mount table names it: unreadable, or seen from within a chroot.
+ROOT = Mount(device="", path=b"/", type="", mode="")
 
 
 def parse_mounts(table: bytes) -> list[Mount]:
@@ -135,10 +140,15 @@ class Filesystem:
         self.used_bytes: dict[str, int] = {}
 
     def mounts(self) -> list[Mount]:
-        """What to ask for; raises OSError where no mount table can be read."""
+        """What to ask for, `/` always among it; raises OSError where no mount table can be read.
+
+        Then there is still ROOT to be asked.
+        """
         self.used_bytes = {}
-        table = read(self._machine.of_init("mounts"))
-        return select(parse_mounts(table), self._machine.exclude_mounts)
+        mounts = parse_mounts(read(self._machine.of_init("mounts")))
+        if not any(mount.path == b"/" for mount in mounts):
+            mounts.append(ROOT)
+        return select(mounts, self._machine.exclude_mounts)
 
     def usage(self, mount: Mount) -> Usage | None:
         """May block for ever. None where the mount is not to be seen or has no size."""
@@ -171,13 +181,11 @@ class Filesystem:
             if mount.path != b"/" and usage.identity in of_root:
                 continue
             self.used_bytes[mount.point] = usage.used
-            device, *rest = mount.attributes
             for state, size in (
                 ("used", usage.used),
                 ("free", usage.free),
                 ("reserved", usage.reserved),
             ):
-                yield Reading(USAGE, (device, ("system.filesystem.state", state), *rest), size)
-            used = (device, ("system.filesystem.state", "used"), *rest)
-            yield Reading(UTILIZATION, used, usage.used / usage.total)
-            yield Reading(LIMIT, mount.attributes, usage.total)
+                yield Reading(USAGE, mount.attributes(state), size)
+            yield Reading(UTILIZATION, mount.attributes("used"), usage.used / usage.total)
+            yield Reading(LIMIT, mount.attributes(), usage.total)

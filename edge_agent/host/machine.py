@@ -1,7 +1,7 @@
 """Where this machine is read: /proc and /sys under a root, and how.
 
 The root is empty on the machine itself, the host's mount in a container (HOST_ROOT), and a
-recorded tree in the tests. psutil reads /proc where its module global PROCFS_PATH points, and
+planted tree in the tests. psutil reads /proc where its module global PROCFS_PATH points, and
 /sys of the running machine whatever it says: hence psutil for what is in /proc, and direct reads
 for /sys and for what psutil cannot be pointed at.
 """

@@ -66,7 +66,7 @@ class Processes:
 class Process:
     """The agent: always the /proc it lives in, never the host's.
 
-    Its counters start with the process, not with the machine.
+    Its sums start with the process, not with the machine.
     """
 
     name = "process"
@@ -108,10 +108,10 @@ class Process:
             for mode, spent in (("user", times.user - user), ("system", times.system - system)):
                 yield Reading(CPU_UTILIZATION, (("cpu.mode", mode),), spent / available_s)
         self._before = (now_s, times.user, times.system)
-        yield Reading(MEMORY, (), memory.rss)
-        yield Reading(MEMORY_VIRTUAL, (), memory.vms)
-        yield Reading(THREADS, (), threads)
-        yield Reading(FILES, (), self._process.num_fds())
+        yield Reading(MEMORY, (), memory.rss, start)
+        yield Reading(MEMORY_VIRTUAL, (), memory.vms, start)
+        yield Reading(THREADS, (), threads, start)
+        yield Reading(FILES, (), self._process.num_fds(), start)
         for kind, count in (
             ("voluntary", switches.voluntary),
             ("involuntary", switches.involuntary),

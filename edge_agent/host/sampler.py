@@ -16,7 +16,7 @@ from edge_agent.host.clock import BootClock
 from edge_agent.host.counters import Counters
 from edge_agent.host.cpu import Cpu
 from edge_agent.host.disk import Disk
-from edge_agent.host.filesystem import Filesystem, Mount, Usage
+from edge_agent.host.filesystem import ROOT, Filesystem, Mount, Usage
 from edge_agent.host.load import Load
 from edge_agent.host.machine import Machine
 from edge_agent.host.memory import Memory
@@ -168,23 +168,22 @@ class Sampler:
         probes: dict[str, Callable[[], list[Reading] | Usage | None]] = {
             subject.name: partial(_all, subject.sample) for subject in self._slow
         }
+        dead = []
         mounts = _outcome(filesystem.mounts)
-        if not isinstance(mounts, Exception):
-            probes |= {_probe(mount): partial(filesystem.usage, mount) for mount in mounts}
+        if isinstance(mounts, Exception):
+            dead.append(_said(mounts))
+            mounts = [ROOT]
+        probes |= {_probe(mount): partial(filesystem.usage, mount) for mount in mounts}
         answers = await self._worker.run(probes)
         for subject in self._slow:
             errors[subject.name] = _take(answers.get(subject.name), readings)
-        if isinstance(mounts, Exception):
-            errors[filesystem.name] = _take(mounts, readings)
-            return
         usages = []
-        dead = []
         for mount in mounts:
             usage = answers.get(_probe(mount))
             if isinstance(usage, Usage):
                 usages.append((mount, usage))
             elif isinstance(usage, Exception):
-                dead.append(f"{mount.point}: {usage!r}")
+                dead.append(f"{mount.point}: {_said(usage)}")
             elif _probe(mount) not in answers:
                 dead.append(f"{mount.point}: {_NO_ANSWER}")
         readings += filesystem.readings(usages)
@@ -261,7 +260,12 @@ def _take(answer: list[Reading] | Usage | Exception | None, readings: list[Readi
     if isinstance(answer, list):
         readings += answer
         return ""
-    return _NO_ANSWER if answer is None else repr(answer)
+    return _said(answer) if isinstance(answer, Exception) else _NO_ANSWER
+
+
+def _said(error: Exception) -> str:
+    """An error as a person reads it: the operating system's names the file, others their type."""
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
 def _probe(mount: Mount) -> str:

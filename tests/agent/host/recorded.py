@@ -1,4 +1,6 @@
-"""Recorded trees of /proc and /sys, replayed, and the whole output of each as a text.
+"""Trees of /proc and /sys, replayed, and the whole output of each as a text.
+
+What they are and where they come from is in tests/golden/host/README.md.
 
 `python -m tests.agent.host.recorded` writes the outputs anew: read the difference before you
 commit it.

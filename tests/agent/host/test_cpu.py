@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.host import cpu
+from edge_agent.host.counters import Counters
 from edge_agent.host.machine import Machine
 from tests.agent.host.trees import plant, values
 
@@ -50,6 +51,38 @@ def test_utilization_is_the_share_of_the_time_between_two_samples(tmp_path: Path
     )
     assert values(readings, cpu.PERCENT) == {(): pytest.approx(40)}
     assert subject.percent == pytest.approx(40)
+
+
+def reported(machine: Machine, subject: cpu.Cpu, iowait: int, *, user: int) -> float:
+    """Seconds of iowait that a sample says, user time beside it."""
+    stat(machine, FIRST.replace("cpu  1000 100 500 8000 200", f"cpu  {user} 100 500 8000 {iowait}"))
+    return values(subject.sample(), cpu.TIME, "cpu.mode")["iowait"]
+
+
+def test_iowait_that_steps_back_is_held_until_it_has_passed(tmp_path: Path) -> None:
+    """proc(5): it may decrease. A reset it is not: no new start with all the time since boot."""
+    machine = plant(tmp_path, {"proc/stat": FIRST})
+    subject = cpu.Cpu(machine)
+    counters = Counters()
+    seconds = []
+    for time, iowait in enumerate([200, 190, 195, 201, 150, 202]):
+        stat(machine, FIRST.replace("8000 200", f"8000 {iowait}"))
+        readings = list(counters.started(subject.sample(), time))
+        assert {reading.start_time_unix_nano for reading in readings} == {None}
+        seconds.append(values(readings, cpu.TIME, "cpu.mode")["iowait"])
+    assert seconds == [2.00, 2.00, 2.00, 2.01, 2.01, 2.02]
+
+
+def test_a_count_that_began_anew_is_not_held(tmp_path: Path) -> None:
+    """As in a container that was moved to another host: all of it fell, so it is a reset."""
+    machine = plant(tmp_path, {"proc/stat": FIRST})
+    subject = cpu.Cpu(machine)
+    assert [reported(machine, subject, iowait, user=1000) for iowait in (200, 150)] == [2.0, 2.0]
+    assert [reported(machine, subject, iowait, user=10) for iowait in (3, 2, 4)] == [
+        0.03,
+        0.03,
+        0.04,
+    ]
 
 
 def test_a_mode_that_steps_back_is_no_negative_utilization(tmp_path: Path) -> None:

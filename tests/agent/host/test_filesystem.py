@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.host.filesystem import LIMIT, UTILIZATION, Filesystem, Mount, parse_mounts, select
+from edge_agent.host.filesystem import (
+    LIMIT,
+    ROOT,
+    UTILIZATION,
+    Filesystem,
+    Mount,
+    parse_mounts,
+    select,
+)
 from edge_agent.host.machine import Machine
 from tests.agent.host.trees import plant, values
 
@@ -92,7 +100,8 @@ def test_names_are_unescaped_and_what_is_not_utf8_is_shown(tmp_path: Path) -> No
 
     machine = plant(tmp_path, {"proc/self/mounts": raw + b" 0 0\n"})
     filesystem = Filesystem(replace(machine, statvfs=statvfs))
-    (mount,) = filesystem.mounts()
+    root, mount = filesystem.mounts()
+    assert root == ROOT
     assert filesystem.usage(mount) is None
     assert asked == [os.fsencode(machine.root) + b"/my disk\\x\xe9\\9"]
 
@@ -137,6 +146,20 @@ def test_a_root_without_the_hosts_mounts_does_not_speak_for_them() -> None:
     assert set(values(readings, LIMIT, "system.filesystem.mountpoint")) == {"/"}
     assert values(readings, UTILIZATION, "system.filesystem.state") == {"used": 0.5}
     assert filesystem.used_bytes == {"/": 50 * 4096}
+
+
+def test_a_table_without_the_root_does_not_hide_it(tmp_path: Path) -> None:
+    """Seen from a chroot `/` is no mount point: its size is reported, what is unknown left out."""
+    machine = plant(tmp_path, {"proc/self/mounts": b"/dev/sdb1 /data ext4 rw 0 0\n"})
+    filesystem = Filesystem(replace(machine, statvfs=lambda _: answer(100, 50, 40)))
+    root, data = filesystem.mounts()
+    assert data.point == "/data"
+    usage = filesystem.usage(root)
+    assert usage is not None
+    assert [reading.attributes for reading in filesystem.readings([(root, usage)])][-2:] == [
+        (("system.filesystem.state", "used"), ("system.filesystem.mountpoint", "/")),
+        (("system.filesystem.mountpoint", "/"),),
+    ]
 
 
 def test_without_a_mount_table_the_subject_fails(tmp_path: Path) -> None:

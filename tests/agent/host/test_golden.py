@@ -1,4 +1,4 @@
-"""The whole output of recorded machines."""
+"""The whole output of the machines in tests/golden/host, whose README says what they are."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.agent.host import recorded
 
 
 @pytest.mark.parametrize("tree", recorded.TREES)
-async def test_a_recorded_machine_gives_exactly_its_golden_output(tree: str) -> None:
+async def test_a_replayed_machine_gives_exactly_its_golden_output(tree: str) -> None:
     """Every name, unit, kind, attribute and value, and nothing that the machine lacks.
 
     `python -m tests.agent.host.recorded` writes the files anew.

@@ -9,6 +9,7 @@ import pytest
 from edge_agent.host import process
 from edge_agent.host.clock import BootClock
 from edge_agent.host.machine import Machine
+from edge_agent.otlp.metrics import Kind
 from tests.agent.host.trees import plant, values
 
 
@@ -37,7 +38,7 @@ def test_hidden_processes_are_no_count(tmp_path: Path) -> None:
 
 
 def test_the_agent_measures_its_own_process(tmp_path: Path) -> None:
-    """Always its own /proc; counters start with the process, utilization is between samples."""
+    """Always its own /proc; sums start with the process, utilization is between samples."""
     clock = BootClock(Machine())
     seconds = iter([100.0, 100.0, 102.0])
     subject = process.Process(clock, lambda: next(seconds))
@@ -59,7 +60,7 @@ def test_the_agent_measures_its_own_process(tmp_path: Path) -> None:
     }
     started = psutil.Process(os.getpid()).create_time()
     for reading in readings:
-        if reading.metric in (process.CPU_TIME, process.SWITCHES):
+        if reading.metric.kind is not Kind.GAUGE:
             assert reading.start_time_unix_nano is not None
             assert reading.start_time_unix_nano / 1e9 == pytest.approx(started, abs=2)
     uptime = values(readings, process.UPTIME)[()]

@@ -116,6 +116,7 @@ async def test_a_failing_subject_lowers_its_own_success_and_logs_once(
             assert failing(sample) == {"memory"}
             assert sample.seed.memory_used_bytes is None
             assert points(sample, "system.uptime", "") == {"": (50.0, 0)}
+        assert str(meminfo) in caplog.records[0].fields["error"]
         assert messages(caplog) == [(FAILED, "memory")]
         meminfo.write_text(MEMINFO)
         assert failing(await part.sample()) == set()
@@ -144,15 +145,20 @@ async def test_a_file_that_makes_no_sense_fails_one_subject(
     part.close()
 
 
-async def test_without_a_mount_table_only_file_systems_fail(tmp_path: Path) -> None:
-    """And /health does not go on with the old sizes."""
+async def test_without_a_mount_table_the_root_is_reported_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The subject fails and says which file; /health does not go on with the other sizes."""
     machine = replace(plant(tmp_path, FILES), statvfs=answer)
     part = sampler(machine)
     assert (await part.sample()).seed.disk_used_bytes == {"/": 5, "/nas": 5}
     Path(machine.proc("1/mounts")).unlink()
     sample = await part.sample()
     assert failing(sample) == {"filesystem"}
-    assert sample.seed.disk_used_bytes == {}
+    assert sample.seed.disk_used_bytes == {"/": 5}
+    assert [record.fields["error"] for record in caplog.records] == [
+        f"[Errno 2] No such file or directory: '{machine.proc('mounts')}'"
+    ]
     part.close()
 
 
@@ -197,7 +203,7 @@ async def test_a_mount_whose_probe_breaks_is_named(
     part = sampler(replace(plant(tmp_path, FILES), statvfs=statvfs))
     sample = await part.sample()
     assert (failing(sample), sample.seed.disk_used_bytes) == ({"filesystem"}, {"/": 5})
-    assert caplog.records[0].fields["error"] == "/nas: ValueError('embedded null byte')"
+    assert caplog.records[0].fields["error"] == "/nas: ValueError: embedded null byte"
     part.close()
 
 
