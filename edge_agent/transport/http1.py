@@ -107,7 +107,7 @@ class _Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._wait is _Wait.GOODBYE:
             return
-        data = bytes(self._server.buffer[:nbytes])
+        data = self._server.buffer[:nbytes]
         if self._busy:
             # The client is ahead of us. It may wait in its own memory.
             self._unread += data
@@ -152,14 +152,14 @@ class _Connection(asyncio.BufferedProtocol):
         """Whether what comes has to wait."""
         return self._wait in (_Wait.ANSWER, _Wait.READER, _Wait.ROOM)
 
-    def _read(self, data: bytes) -> None:
+    def _read(self, data: bytes | memoryview) -> None:
         used = len(data)
         try:
             used = self._reader.feed(data)
         except Exception as error:  # noqa: BLE001  (one request's fault is not the server's end)
             _log.error("request failed", exc_info=error)
             self._reader.refuse(500, "internal error")
-        self._unread = data[used:]
+        self._unread = bytes(data[used:])
 
     def _proceed(self) -> None:
         """Answer what is ready, then wait for what is not."""

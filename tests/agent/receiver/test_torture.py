@@ -42,7 +42,7 @@ TAKEN = [
     # The parser is lenient about these; nobody reads them differently.
     ("two blanks before the version", target(b"POST /v1/traces  HTTP/1.1"), [200], True, 1),
     ("RTSP/1.0", target(b"POST /v1/traces RTSP/1.0"), [200], False, 1),
-    ("chunk size in capitals, with zeros", CHUNKED_HEAD + b"00%X\r\n%b\r\n000\r\n\r\n" % (SIZE, ONE),
+    ("chunk size in capitals, zeros", CHUNKED_HEAD + b"00%X\r\n%b\r\n000\r\n\r\n" % (SIZE, ONE),
      [200], True, 1),
     ("no chunk but the last", CHUNKED_HEAD + b"0\r\n\r\n", [200], True, 0),
     ("Transfer-Encoding: CHUNKED", head(b"Transfer-Encoding: CHUNKED") + CHUNKED, [200], True, 1),
@@ -166,13 +166,12 @@ REFUSED = [
 
 async def statuses(wire, *, until_closed: bool, count: int = 0) -> list[int]:
     """What comes back: `count` answers, or all until the server closes."""
-    found = []
+    found: list[int] = []
     while until_closed or len(found) < count:
         try:
             found.append((await wire.answer()).status)
         except asyncio.IncompleteReadError as error:
-            assert error.partial == b""
-            break
+            return [*found, -1] if error.partial else found  # Half an answer is none.
     return found
 
 
