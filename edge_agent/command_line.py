@@ -136,10 +136,10 @@ def help_text(topic: str = "") -> str:
         return _load_help()
     commands = "".join(f"  {name:8}{text}\n" for name, text in COMMANDS.items())
     flags = [("--config FILE", "settings in YAML (/etc/otel-agent/agent-config.yaml)")]
-    flags += [(f"{s.flag} {_FLAGS[s.flag]}", f"{s.help} ({s.env})") for s in SETTINGS if s.flag]
+    flags += [(f"{s.flag} {_FLAGS[s.flag]}", f"{s.about} ({s.env})") for s in SETTINGS if s.flag]
     flags += [("--version", "print the version"), ("--help, -h", "print this")]
     variables = [
-        (name, f"{s.key}: {s.help}" if name == s.env else f"{s.key}: {_second(name)}")
+        (name, f"{s.key}: {s.about}" if name == s.env else f"{s.key}: {_second(name)}")
         for s in SETTINGS
         for name in s.variables
     ]

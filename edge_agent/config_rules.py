@@ -50,17 +50,27 @@ class Rules:
     def computed_defaults(self) -> None:
         """Defaults that depend on the machine."""
         if not self._set("node.id"):
-            self._values["node.id"] = self._machine.host_name()
+            # uname(2) of a machine without a name: nothing, or the kernel's word for it.
+            name = self._machine.host_name().strip()
+            self._values["node.id"] = None if name in ("", "(none)") else name
         if not self._set("buffer.path"):
             path, source = _state_directory(self._environ, self._machine)
             self._values["buffer.path"], self._reading.sources["buffer.path"] = path, source
 
     def required(self) -> None:
-        """CONTRACT: customer.id, and one of collector.endpoint and adapter.endpoint."""
+        """CONTRACT: customer.id, and one of collector.endpoint and adapter.endpoint.
+
+        node.id too, where the machine has no name: devices of one name would write one series.
+        """
         file = self._reading.file or DEFAULT_FILE
         if not self._set("customer.id"):
             self._reading.problems.append(
                 f"customer.id: not set; set CUSTOMER_ID, --customer-id, or customer.id in {file}"
+            )
+        if not self._set("node.id"):
+            self._reading.problems.append(
+                "node.id: not set, and this machine has no host name; set NODE_ID, --node-id, or"
+                f" node.id in {file}"
             )
         if not any(self._set(key) for key in (*_ENDPOINT_KEYS, "adapter.endpoint")):
             self._reading.problems.append(
@@ -111,11 +121,26 @@ class Rules:
                 if str(error) not in self._reading.problems:
                     self._reading.problems.append(str(error))
         collector = [key for key in keys if key != "adapter.endpoint"]
+        self._warn_paths(collector)
         if values["collector.insecure"]:
             self._warn_tls(collector, "collector.insecure", tls=True)
         for key in ("collector.certificate", "collector.client_certificate"):
             if values[key] is not None:
                 self._warn_tls(collector, key, tls=False)
+
+    def _warn_paths(self, endpoint_keys: list[str]) -> None:
+        if self._values["collector.protocol"] != "grpc":
+            return
+        for key in endpoint_keys:
+            endpoint = self._values[key]
+            if endpoint.scheme != "unix" and endpoint.path.strip("/"):
+                self._reading.warnings.append(
+                    self._about(
+                        key,
+                        f"gRPC has no paths, {shown(endpoint.path)} is not used; leave it away, or"
+                        " set collector.protocol: http/protobuf",
+                    )
+                )
 
     def _warn_tls(self, endpoint_keys: list[str], key: str, *, tls: bool) -> None:
         for endpoint_key in endpoint_keys:
@@ -156,6 +181,16 @@ class Rules:
                         " to have both"
                     )
                     return
+
+    def not_yet(self) -> None:
+        """Settings that this version does not act on, where somebody relies on them."""
+        for setting in SETTINGS:
+            value = self._values[setting.key]
+            default = None if setting.default is None else setting.kind.parse(setting.default)
+            if setting.not_yet and value != default:
+                self._reading.warnings.append(
+                    self._about(setting.key, f"not acted on yet: {setting.not_yet}")
+                )
 
     def unread_variables(self) -> None:
         """OpenTelemetry's per-signal variables, of which the endpoints alone are read."""

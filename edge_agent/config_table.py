@@ -131,7 +131,8 @@ class Setting:
     """A row. `default` is text as a user would write it, None where there is none.
 
     `computed` says in words what a default is that depends on the machine. Where `secret_file`,
-    the variable's name with _FILE behind it names a file to read the value from.
+    the variable's name with _FILE behind it names a file to read the value from. `not_yet` says
+    what this version does instead of acting on it, where it does not.
     """
 
     key: str
@@ -144,6 +145,12 @@ class Setting:
     secret: bool = False
     secret_file: bool = False
     more_env: str | None = None
+    not_yet: str = ""
+
+    @property
+    def about(self) -> str:
+        """The help, and whether it is acted on."""
+        return f"{self.help}; not acted on yet: {self.not_yet}" if self.not_yet else self.help
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -175,6 +182,7 @@ class Setting:
 
 
 _OTLP = "OTEL_EXPORTER_OTLP_"
+_RAM_ALONE = "data is held in RAM alone"
 
 SETTINGS = (
     Setting(
@@ -260,8 +268,13 @@ SETTINGS = (
     Setting(
         "collector.drain_rate", SIZE, "1MiB",
         "how fast a backlog is sent: uncompressed, a second",
+        not_yet="a backlog is sent as fast as the collector takes it",
     ),
-    Setting("collector.max_bytes_per_day", SIZE, None, "the most sent in a day"),
+    Setting(
+        "collector.max_bytes_per_day", SIZE, None,
+        "the most sent in a day",
+        not_yet="there is no limit",
+    ),
     Setting(
         "adapter.endpoint", ADAPTER_ENDPOINT, None,
         "the adapter: http:// or https://; without it, no adapter",
@@ -275,6 +288,7 @@ SETTINGS = (
     Setting(
         "adapter.spill", _choice("failing", "full", "never"), "failing",
         "when traces go to the adapter: failing, full or never",
+        not_yet="they never do",
     ),
     Setting(
         "customer.id", TEXT, None,
@@ -339,7 +353,7 @@ SETTINGS = (
     Setting(
         "buffer.max_size", SLOTS, "2048",
         "slots of 32 KiB, or a size: 64 (2MiB) to 5120 (160MiB)",
-        env="BUFFER_MAX_SIZE",
+        env="BUFFER_MAX_SIZE", not_yet="data is held in 16MiB of RAM",
     ),
     Setting(
         "buffer.batch_size", _whole(1, 65536), "512",
@@ -349,10 +363,12 @@ SETTINGS = (
     Setting(
         "buffer.flush_interval", _duration("100ms", "1h"), "5s",
         "the greatest age of data that is in RAM alone",
+        not_yet=_RAM_ALONE,
     ),
     Setting(
         "buffer.durability", _choice("flush", "strict"), "flush",
         "flush or strict (a sender's OK waits for the disk)",
+        not_yet=_RAM_ALONE,
     ),
     Setting("receiver.enabled", BOOLEAN, "true", "take OTLP from apps on this machine"),
     Setting(

@@ -200,8 +200,13 @@ def parse_duration_s(text: str, *, least_s: float = 0.0, most_s: float = MAX_DUR
 
 def parse_timeout_s(text: str, *, least_s: float = 0.0, most_s: float = MAX_DURATION_S) -> float:
     """Seconds in an OTEL_*_TIMEOUT, whose bare number OpenTelemetry defines as milliseconds."""
-    unit = "ms" if re.fullmatch(r"[0-9]+", text) else ""
-    return parse_duration_s(text + unit, least_s=least_s, most_s=most_s)
+    if re.fullmatch(r"[0-9]+", text) is None:
+        return parse_duration_s(text, least_s=least_s, most_s=most_s)
+    try:
+        return parse_duration_s(f"{text}ms", least_s=least_s, most_s=most_s)
+    except ConfigError as error:
+        seconds = f", write {text}s for seconds" if least_s <= int(text[:20]) <= most_s else ""
+        raise ConfigError(f"{error}; a bare number is milliseconds here{seconds}") from None
 
 
 def format_duration(seconds: float) -> str:

@@ -34,7 +34,7 @@ def _default(setting: Setting) -> str:
 def _row(setting: Setting) -> str:
     variables = ", ".join(f"`{name}`" for name in setting.variables) or "-"
     flag = f"`{setting.flag}`" if setting.flag else "-"
-    cells = (f"`{setting.key}`", variables, flag, _default(setting), setting.help)
+    cells = (f"`{setting.key}`", variables, flag, _default(setting), setting.about)
     return f"| {' | '.join(_cell(cell) for cell in cells)} |\n"
 
 

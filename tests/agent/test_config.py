@@ -1,6 +1,7 @@
 """The settings: CONTRACT's table row by row, precedence, odd cases, and every message whole."""
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -491,6 +492,59 @@ def test_headers_of_a_variable_replace_those_of_the_file() -> None:
     config = of_yaml("collector.headers: {x-key: s3cret}", environ)
     assert config.collector.headers == (("authorization", "Basic eA=="),)
     assert config.warnings == (f"{OTLP}HEADERS: pair 2 has no '='; skipped",)
+
+
+def test_a_path_where_grpc_has_none_is_warned_of() -> None:
+    """Copied from a collector's HTTP address: the agent would talk to something else than meant."""
+    environ = {**ENVIRON, f"{OTLP}TRACES_ENDPOINT": "http://h:1/v1/traces"}
+    assert load({}, environ, machine()).warnings == (
+        f"collector.traces_endpoint=http://h:1/v1/traces ({OTLP}TRACES_ENDPOINT):"
+        " gRPC has no paths, /v1/traces is not used; leave it away, or set collector.protocol: http/protobuf",
+    )
+    assert load({}, environ | {f"{OTLP}PROTOCOL": "http/protobuf"}, machine()).warnings == ()
+    environ[f"{OTLP}TRACES_ENDPOINT"] = "http://h:1/"
+    assert load({}, environ, machine()).warnings == ()
+
+
+@pytest.mark.parametrize("name", ["", "(none)", " "])
+def test_a_machine_without_a_name_needs_a_node_id(name: str) -> None:
+    """Two such devices would write into one series: better not to start than to mix them up."""
+    nameless = replace(machine(), host_name=lambda: name)
+    with pytest.raises(InvalidConfigError) as caught:
+        load({}, ENVIRON, nameless)
+    assert caught.value.problems == (
+        "node.id: not set, and this machine has no host name; set NODE_ID, --node-id, or node.id"
+        " in /etc/otel-agent/agent-config.yaml",
+    )
+    assert load({}, {**ENVIRON, "NODE_ID": "n"}, nameless).identity.node_id == "n"
+
+
+NOT_YET = [setting for setting in SETTINGS if setting.not_yet]
+OTHER_VALUES = {key: text for key, _, _, text, _ in ROWS}
+
+
+@pytest.mark.parametrize("setting", NOT_YET, ids=lambda s: s.key)
+def test_a_setting_that_is_not_acted_on_yet_says_so_when_it_is_set(setting: Any) -> None:
+    """Its default promises nothing, nor does writing the default down."""
+    text = OTHER_VALUES[setting.key]
+    config = of_yaml(f"{setting.key}: {text}")
+    written = setting.written(config.values[setting.key])
+    assert config.warnings == (
+        f"{setting.key}={written} ({FILE}:1): not acted on yet: {setting.not_yet}",
+    )
+    assert of_yaml(f"{setting.key}: {setting.default or ''}").warnings == ()
+
+
+def test_the_settings_that_are_not_acted_on_yet() -> None:
+    """The list shrinks; `--help` and the table in the README mark them."""
+    assert [setting.key for setting in NOT_YET] == [
+        "collector.drain_rate",
+        "collector.max_bytes_per_day",
+        "adapter.spill",
+        "buffer.max_size",
+        "buffer.flush_interval",
+        "buffer.durability",
+    ]
 
 
 def test_secrets_are_read_from_files() -> None:

@@ -126,7 +126,21 @@ BAD: list[tuple[Callable[[str], object], str, str]] = [
     (parse_duration_s, "\u0661s", "not a duration; write it as 250ms, 15s, 5m, 1h30m or 7d"),
     (parse_duration_s, "400d", "above 366d; lower it"),
     (lambda t: parse_duration_s(t, least_s=1.5), "1s", "below 1s500ms; raise it"),
-    (lambda t: parse_timeout_s(t, least_s=0.1), "10", "below 100ms; raise it"),
+    (
+        lambda t: parse_timeout_s(t, least_s=0.1),
+        "10",
+        "below 100ms; raise it; a bare number is milliseconds here, write 10s for seconds",
+    ),
+    (
+        lambda t: parse_timeout_s(t, most_s=600),
+        "700000",
+        "above 10m; lower it; a bare number is milliseconds here",
+    ),
+    (
+        lambda t: parse_timeout_s(t, least_s=0.1),
+        "50ms",
+        "below 100ms; raise it",
+    ),
     (parse_size_bytes, "64MB", "not a size; write it as 64MiB, 512KiB or a number of bytes"),
     (parse_size_bytes, "1.5MiB", "not a size; write it as 64MiB, 512KiB or a number of bytes"),
     (parse_size_bytes, "9999999999TiB", "above 9223372036854775807; lower it"),
