@@ -56,6 +56,8 @@ _LINGER_S = 2.0
 _MIN_PROGRESS_BYTES = 1024
 # Nor may one that has much of the budget take longer than this many body timeouts.
 _MAX_BODY_TIMEOUTS = 32
+# A client that is far ahead lets others have their turn after this many answers.
+_TURNS_IN_A_ROW = 4
 # What one connection may have read and not yet looked at. asyncio would read 256 KiB at a time.
 _READ_BYTES = 64 << 10
 
@@ -68,6 +70,7 @@ class _Wait(Enum):
     HEAD = "the rest of a head"
     BODY = "more of a body"
     ROOM = "room for a body"
+    TURN = "the others' requests"
     ANSWER = "our own answer"
     READER = "the client to read"
     GOODBYE = "the client to take the last answer and go"
@@ -150,7 +153,7 @@ class _Connection(asyncio.BufferedProtocol):
     @property
     def _busy(self) -> bool:
         """Whether what comes has to wait."""
-        return self._wait in (_Wait.ANSWER, _Wait.READER, _Wait.ROOM)
+        return self._wait in (_Wait.ANSWER, _Wait.READER, _Wait.ROOM, _Wait.TURN)
 
     def _read(self, data: bytes | memoryview) -> None:
         used = len(data)
@@ -163,7 +166,12 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _proceed(self) -> None:
         """Answer what is ready, then wait for what is not."""
+        turns = 0
         while self._reader.ready:
+            if turns == _TURNS_IN_A_ROW:
+                self._let_others()
+                return
+            turns += 1
             self._take_turn(self._reader.ready.popleft())
             if self._busy or self._transport.is_closing() or self._wait is _Wait.GOODBYE:
                 return
@@ -206,6 +214,15 @@ class _Connection(asyncio.BufferedProtocol):
             self._proceed()
         else:
             self._say_goodbye(unread=False)
+
+    def _let_others(self) -> None:
+        self._wait_for(_Wait.TURN, None)
+        self._transport.pause_reading()
+        self._loop.call_soon(self._own_turn)
+
+    def _own_turn(self) -> None:
+        if not self._transport.is_closing():
+            self._go_on()
 
     def _await_room(self) -> None:
         budget = self._server.budget
@@ -314,7 +331,7 @@ class _Connection(asyncio.BufferedProtocol):
             case _Wait.FIRST_HEAD | _Wait.IDLE:
                 self._wait_for(_Wait.GOODBYE, _LINGER_S)
                 self._transport.close()
-            case _Wait.READER | _Wait.GOODBYE | _Wait.ANSWER:
+            case _Wait.READER | _Wait.GOODBYE | _Wait.ANSWER | _Wait.TURN:
                 self._transport.abort()
 
     @property
