@@ -182,3 +182,19 @@ def zero_window(calls: int, message: bytes) -> bytes:
             for stream in range(1, 2 * calls, 2)
         )
     )
+
+
+def open_call(message_bytes: int) -> bytes:
+    """A call that announces a message of this size, and has not sent it."""
+    prefix = b"\0" + struct.pack(">I", message_bytes)
+    return frame(_HEADERS, _END_HEADERS, 1, _CALL) + frame(_DATA, 0, 1, prefix)
+
+
+def packed_call(packed: bytes) -> bytes:
+    """A call with a gzip message; as much of it as a sender may send unasked, and the rest too."""
+    head = _CALL + b"\x00" + _text(b"grpc-encoding") + _text(b"gzip")
+    message = b"\1" + struct.pack(">I", len(packed)) + packed
+    pieces = [message[at : at + 16384] for at in range(0, len(message), 16384)]
+    return frame(_HEADERS, _END_HEADERS, 1, head) + b"".join(
+        frame(_DATA, _END_STREAM if piece is pieces[-1] else 0, 1, piece) for piece in pieces
+    )
