@@ -172,6 +172,8 @@ class _Connection(asyncio.BufferedProtocol):
                 self._let_others()
                 return
             turns += 1
+            # Whatever was waited for has come; what comes next has its own patience.
+            self._wait = _Wait.IDLE
             self._take_turn(self._reader.ready.popleft())
             if self._busy or self._transport.is_closing() or self._wait is _Wait.GOODBYE:
                 return

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from edge_agent.transport.http1 import Head, Limits, Request, Response, Server, plain, serve
+from tests.fakes import clock
 
 LIMITS = Limits(max_body_bytes=1000, max_connections=8)
 DEADLINE_S = 20.0
@@ -498,6 +499,63 @@ async def test_a_client_may_close_its_side_behind_the_last_request() -> None:
             await asyncio.sleep(0)
         gate.set()
         assert statuses(await wire.rest()) == [200, 200]
+
+
+@pytest.mark.parametrize("rest", [b"GET /2 HT", POST + b"Content-Length: 9\r\n\r\nabc"])
+async def test_what_is_cut_short_behind_a_request_is_refused(rest: bytes) -> None:
+    """Also when the end came while the request was being answered."""
+    gate = asyncio.Event()
+
+    async def gated(request: Request) -> Response:
+        await gate.wait()
+        return plain(200, request.path)
+
+    async with running(gated) as server, connected(server) as wire:
+        await wire.send(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n" + rest)
+        wire.writer.write_eof()
+        connection = await first_connection(server)
+        while not connection._half_closed:
+            await asyncio.sleep(0)
+        gate.set()
+        assert statuses(await wire.rest()) == [200, 400]
+
+
+def test_each_body_of_a_connection_has_its_own_patience() -> None:
+    """A slow second body is measured against itself, not against the large one before it."""
+
+    async def slow_second() -> None:
+        limits = Limits(1 << 20, 8, body_timeout_s=10.0)
+        async with running(limits=limits) as server, connected(server) as wire:
+            first = POST + b"Content-Length: 100000\r\n\r\n"
+            second = POST + b"Content-Length: 10240\r\n\r\n"
+            await wire.send(first + bytes(50_000))
+            await asyncio.sleep(6.0)
+            await wire.send(bytes(50_000) + second)
+            assert (await wire.response())[0] == 200
+            for _ in range(10):
+                await asyncio.sleep(6.0)
+                await wire.send(bytes(1024))
+            assert (await wire.response())[0] == 200
+
+    clock.run(slow_second())
+
+
+async def test_a_client_far_ahead_lets_others_have_their_turn() -> None:
+    """Hundreds of requests in one write are not answered in one go."""
+    loop = asyncio.get_running_loop()
+    answered, at_next_turn = [], []
+
+    def at_once(request: Request) -> Response:
+        if not answered:
+            loop.call_soon(lambda: at_next_turn.append(len(answered)))
+        answered.append(request.path)
+        return plain(200, request.path)
+
+    async with running(at_once) as server, connected(server) as wire:
+        await wire.send(b"GET /g HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+        for _ in range(500):
+            assert (await wire.response())[2] == b"/g\n"
+    assert at_next_turn == [4]
 
 
 async def first_connection(server: Server):
