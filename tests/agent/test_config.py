@@ -499,7 +499,8 @@ def test_a_path_where_grpc_has_none_is_warned_of() -> None:
     environ = {**ENVIRON, f"{OTLP}TRACES_ENDPOINT": "http://h:1/v1/traces"}
     assert load({}, environ, machine()).warnings == (
         f"collector.traces_endpoint=http://h:1/v1/traces ({OTLP}TRACES_ENDPOINT):"
-        " gRPC has no paths, /v1/traces is not used; leave it away, or set collector.protocol: http/protobuf",
+        " gRPC has no paths, /v1/traces is not used; leave it away, or set collector.protocol:"
+        " http/protobuf",
     )
     assert load({}, environ | {f"{OTLP}PROTOCOL": "http/protobuf"}, machine()).warnings == ()
     environ[f"{OTLP}TRACES_ENDPOINT"] = "http://h:1/"
