@@ -83,7 +83,7 @@ def to_protobuf(signal: Signal, text: bytes, *, max_memory_bytes: int = MAX_MEMO
     if document is None:
         return b""
     try:
-        return _message(ROOTS[signal], document, 1)
+        return bytes(_message(ROOTS[signal], document, 1))
     except _ValueError as error:
         where = ".".join(reversed(error.path))
         raise MalformedError.of(signal, f"{where}: {error}" if where else error) from None
@@ -245,14 +245,15 @@ _ENCODERS = {
 }
 
 
-def _message(name: str, document: object, depth: int) -> bytes:
+def _message(name: str, document: object, depth: int) -> bytearray:
     """The message `name`, `depth` messages deep with itself, without key and length."""
     if type(document) is not dict:
         raise _ValueError(f"{_described(document)} is no object")
     if depth > MAX_DEPTH:
         raise _ValueError(f"nested deeper than {MAX_DEPTH} messages")
     encoders = _ENCODERS[name]
-    out: list[bytes] = []
+    # Not a list of parts to join: a part of two bytes would take a hundred.
+    out = bytearray()
     for key, value in document.items():
         encoder = encoders.get(key)
         if encoder is None or value is None:
@@ -262,34 +263,38 @@ def _message(name: str, document: object, depth: int) -> bytes:
         except _ValueError as error:
             error.path.append(key)
             raise
-    return b"".join(out)
+    return out
 
 
-def _field(encoder: _Encoder, value: object, depth: int, out: list[bytes]) -> None:
-    values: list[object] = [value]
-    if encoder.repeated:
-        if type(value) is not list:
-            raise _ValueError(f"{_described(value)} is no array")
-        values = value
-    start = len(out)
-    for index, one in enumerate(values):
+def _field(encoder: _Encoder, value: object, depth: int, out: bytearray) -> None:
+    if not encoder.repeated:
+        _one(encoder, value, depth, out)
+        return
+    if type(value) is not list:
+        raise _ValueError(f"{_described(value)} is no array")
+    into = bytearray() if encoder.packed else out
+    for index, one in enumerate(value):
         try:
-            if encoder.scalar is None:
-                encoded = _message(encoder.target, one, depth + 1)
-            else:
-                encoded = encoder.scalar(one)
+            _one(encoder, one, depth, into)
         except _ValueError as error:
-            if encoder.repeated:
-                error.path.append(str(index))
+            error.path.append(str(index))
             raise
         # The document goes as the request grows.
-        values[index] = None
-        if encoder.packed:
-            out.append(encoded)
-        elif encoder.sized:
-            out += (encoder.key, wire.varint(len(encoded)), encoded)
-        else:
-            out += (encoder.key, encoded)
+        value[index] = None
     if encoder.packed:
-        joined = b"".join(out[start:])
-        out[start:] = [encoder.key, wire.varint(len(joined)), joined]
+        out += encoder.key
+        out += wire.varint(len(into))
+        out += into
+
+
+def _one(encoder: _Encoder, value: object, depth: int, out: bytearray) -> None:
+    encoded: bytes | bytearray
+    if encoder.scalar is None:
+        encoded = _message(encoder.target, value, depth + 1)
+    else:
+        encoded = encoder.scalar(value)
+    if not encoder.packed:
+        out += encoder.key
+        if encoder.sized:
+            out += wire.varint(len(encoded))
+    out += encoded

@@ -49,23 +49,25 @@ def full(signal: Signal, body: bytes) -> None:
     pieces = (
         [body] if len(body) <= PIECE_BYTES else [b for b, _ in split(signal, body, PIECE_BYTES)]
     )
-    parse = _parser(signal)
+    runtime = parser(signal)
     for piece in pieces:
-        if parse is None or len(piece) > PIECE_BYTES or not _is_valid(signal, piece, parse):
-            _walk(signal, piece)
+        check(signal, piece, runtime if len(piece) <= PIECE_BYTES else None)
 
 
-def _walk(signal: Signal, body: bytes) -> None:
-    """Raises MalformedError with the first thing that is wrong, if anything is."""
+def check(signal: Signal, body: bytes, runtime: Any) -> None:
+    """The same for one piece, with the class that `parser` gave or with none."""
+    if runtime is not None and _is_valid(signal, body, runtime):
+        return
     try:
         _Search(body).message(ROOTS[signal], 0, len(body), 1)
     except _InvalidError as error:
         where = ".".join(reversed(error.path))
         within = "".join(f", in {name}" for name in error.within)
-        raise MalformedError.of(signal, f"{where}: {error}{within}") from None
+        reason = f"{error}{within}"
+        raise MalformedError.of(signal, f"{where}: {reason}" if where else reason) from None
 
 
-def _parser(signal: Signal) -> Any:
+def parser(signal: Signal) -> Any:
     """The generated class for requests of `signal`; None without opentelemetry-proto."""
     try:
         # One import a signal: each brings descriptors of its own.
@@ -83,11 +85,11 @@ def _parser(signal: Signal) -> Any:
     return logs.ExportLogsServiceRequest
 
 
-def _is_valid(signal: Signal, body: bytes, parse: Any) -> bool:
+def _is_valid(signal: Signal, body: bytes, runtime: Any) -> bool:
     from google.protobuf.message import DecodeError
 
     try:
-        request = parse.FromString(body)
+        request = runtime.FromString(body)
     except DecodeError:
         return False
     match signal:

@@ -9,9 +9,10 @@ The three Export requests have one shape (opentelemetry/proto/*/v1/*.proto):
                      ExponentialHistogram exponential_histogram = 10; Summary summary = 11; } }
     message Gauge { repeated NumberDataPoint data_points = 1; }      and so the four others
 
-Accepted is what protobuf accepts (measured with upb: keys and lengths of at most five bytes, values
-of ten, groups as unknown fields, a hundred levels), but for one thing: a known field of another
-wire type, which protobuf takes for an unknown field, is refused, as the Collector does.
+Accepted is what protobuf's C runtime accepts (measured: keys and lengths of at most five bytes,
+values of ten, groups as unknown fields, a hundred levels), but for two things. A known field of
+another wire type, which it takes for an unknown field, is refused, as the Collector does; and so is
+field number 0 in a group, which it lets pass and other readers do not.
 """
 
 from collections.abc import Iterator

@@ -115,6 +115,29 @@ def enriched(signal: Signal, request: Any) -> Any:
     return out
 
 
+def ids_fit(signal: Signal, request: Any) -> bool:
+    """Whether every trace id has no or 16 bytes and every span id none or 8."""
+    holders: list[Any] = []
+    for resource in resources(signal, request):
+        for scope in scopes(signal, resource):
+            for entry in getattr(scope, _ITEMS[signal]):
+                if signal is Signal.METRICS:
+                    kind = entry.WhichOneof("data")
+                    if kind not in (None, "summary"):
+                        points = getattr(entry, kind).data_points
+                        holders += [e for point in points for e in point.exemplars]
+                    continue
+                holders.append(entry)
+                if signal is Signal.TRACES:
+                    holders += entry.links
+    spans = [holder.span_id for holder in holders]
+    spans += [h.parent_span_id for h in holders if hasattr(h, "parent_span_id")]
+    return {len(holder.trace_id) for holder in holders} <= {0, 16} and {len(s) for s in spans} <= {
+        0,
+        8,
+    }
+
+
 def sampled(request: Any, threshold: int) -> Any:
     """Spans by the low 56 bits of their trace id; what that empties goes."""
     out = type(request)()
