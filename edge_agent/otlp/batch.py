@@ -197,12 +197,17 @@ def _walked(signal: Signal, body: bytes, walk: Walk, at: int, end: int) -> tuple
     items = 0
     for key, place, start, after in walk.fields(at, end, 1, RESOURCE_X.known):
         if key == FIRST:
-            # Protobuf merges a repeated sub-message: its encodings joined are the merged one.
             resource.append(body[start:after])
             continue
         tail.append(body[place:after])
         if key == SECOND:
             items += walk.items(signal, start, after, 2)
+    if len(resource) > 1:
+        # Protobuf merges a repeated sub-message: its encodings joined are the merged one, if each
+        # of them is whole. Halves that only together look like a message are none.
+        for part in resource:
+            for _ in _attributes(part):
+                pass
     return b"".join(resource), b"".join(tail), items
 
 

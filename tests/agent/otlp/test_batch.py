@@ -237,6 +237,7 @@ def test_steps_are_bounded_too() -> None:
 @settings(RELAXED, max_examples=300)
 @example((Signal.TRACES, b"\x0a"))
 @example((Signal.LOGS, b"\x73\x00\x00\x74"))
+@example((Signal.TRACES, b"\x0a\x07\x0a\x02\x22\x01\x0a\x01\x78"))
 @example((Signal.TRACES, b"\x0a\x02\x0a\x00\x0a\x00"))
 @example((Signal.TRACES, b"\x0a\x00\x0a\x00"))
 @example((Signal.METRICS, b"\x0a\x08\x0a\x00\x12\x04\x12\x02\x2a\x00"))
