@@ -6,9 +6,6 @@ data point boundaries into pieces that are requests themselves. What cannot be c
 or the attributes of one Resource, has to fit a piece.
 """
 
-import base64
-import binascii
-import json
 from collections.abc import Iterator
 from typing import cast
 
@@ -18,19 +15,16 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from edge_agent.otlp import wire
+from edge_agent.otlp.signal import Signal
+from edge_agent.otlp.walk import MalformedError, TooLargeError
+
+__all__ = ["MalformedError", "TooLargeError", "from_json", "from_protobuf"]
 
 MAX_PIECE_BYTES = 256 * 1024
 # JSON can only be read whole, and takes many times its bytes: so it is limited in both.
 MAX_JSON_BYTES = 4 * 1024 * 1024
 MAX_JSON_OBJECTS = 250_000
-
-
-class MalformedError(ValueError):
-    """These bytes are no ExportMetricsServiceRequest."""
-
-
-class TooLargeError(ValueError):
-    """Larger than we decode; the message says what."""
+MAX_JSON_MEMORY_BYTES = 64 * 1024 * 1024
 
 
 def from_protobuf(
@@ -45,7 +39,7 @@ def from_protobuf(
         try:
             yield ExportMetricsServiceRequest.FromString(piece)
         except DecodeError as error:
-            raise MalformedError(f"not an ExportMetricsServiceRequest: {error}") from None
+            raise MalformedError.of(Signal.METRICS, error) from None
 
 
 # Which fields to cut at, from the request inwards: resource_metrics, scope_metrics, metrics, the
@@ -65,7 +59,7 @@ def _pieces(message: bytes, depth: int, max_bytes: int) -> Iterator[bytes]:
     try:
         yield from _cut(message, depth, max_bytes)
     except wire.WireError as error:
-        raise MalformedError(f"not an ExportMetricsServiceRequest: {error}") from None
+        raise MalformedError.of(Signal.METRICS, error) from None
 
 
 def _cut(message: bytes, depth: int, max_bytes: int) -> Iterator[bytes]:
@@ -108,48 +102,17 @@ def _encoded(field: int, wire_type: int, value: int | bytes) -> bytes:
 
 
 def from_json(body: bytes) -> Iterator[ExportMetricsServiceRequest]:
-    """The one message in OTLP/JSON; raises MalformedError and TooLargeError.
+    """The messages that together say what the OTLP/JSON in `body` says.
 
-    OTLP specification, "JSON Protobuf Encoding": protobuf's JSON mapping, but trace and span ids
-    are hex, and unknown fields are ignored.
+    Raises MalformedError and TooLargeError.
     """
     if len(body) > MAX_JSON_BYTES:
         raise TooLargeError(f"JSON of {len(body)} bytes; send at most {MAX_JSON_BYTES}")
+    if body.count(b"{") > MAX_JSON_OBJECTS:
+        raise TooLargeError(f"JSON of more than {MAX_JSON_OBJECTS} objects; send less at once")
     # Here alone: few ever send JSON.
-    from google.protobuf import json_format
+    from edge_agent.otlp.json import to_protobuf
 
-    objects = 0
-
-    def counted(fields: dict[str, object]) -> dict[str, object]:
-        nonlocal objects
-        objects += 1
-        if objects > MAX_JSON_OBJECTS:
-            raise TooLargeError(f"JSON of more than {MAX_JSON_OBJECTS} objects; send less at once")
-        return _ids_in_base64(fields)
-
-    try:
-        document = json.loads(body, object_hook=counted)
-    except TooLargeError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(f"not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise MalformedError("not an ExportMetricsServiceRequest: the JSON is no object")
-    request = ExportMetricsServiceRequest()
-    try:
-        json_format.ParseDict(document, request, ignore_unknown_fields=True)
-    except (json_format.ParseError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise MalformedError(f"not an ExportMetricsServiceRequest: {error}") from None
-    yield request
-
-
-def _ids_in_base64(fields: dict[str, object]) -> dict[str, object]:
-    # Attributes are pairs of "key" and "value": only exemplars have fields of these names.
-    for name in ("traceId", "spanId", "trace_id", "span_id"):
-        text = fields.get(name)
-        if isinstance(text, str):
-            try:
-                fields[name] = base64.b64encode(bytes.fromhex(text)).decode()
-            except (ValueError, binascii.Error):
-                raise ValueError(f"{name} is not hex") from None
-    return fields
+    yield from from_protobuf(
+        to_protobuf(Signal.METRICS, body, max_memory_bytes=MAX_JSON_MEMORY_BYTES)
+    )
