@@ -109,7 +109,7 @@ def _is_valid(signal: Signal, body: bytes, runtime: Any) -> bool:
                 for scope in resource.scope_logs
                 for record in scope.log_records
             )
-        case Signal.METRICS:
+        case _:
             return all(
                 _ids_fit(exemplar)
                 for resource in request.resource_metrics
@@ -180,10 +180,10 @@ class _Search:
                 right = _TRACE_ID_BYTES if field.name == "trace_id" else _SPAN_ID_BYTES
                 if size not in (0, right):
                     raise _InvalidError(f"{size} bytes, not {right}")
-            case _ if field.repeated:
-                self._packed(field, start, after)
             case _:
-                pass
+                # Numbers in a row; where there should be one it is an unknown field.
+                if field.repeated:
+                    self._packed(field, start, after)
 
     def _packed(self, field: Field, at: int, end: int) -> None:
         if (width := _FIXED_BYTES.get(field.kind)) is not None:

@@ -221,24 +221,23 @@ def http_answer(
     """(status, body, headers) of an answer, in the encoding that the request's Content-Type asks
     for; a refusal of a request in neither encoding is a line of text."""
     kind = media_type(content_type)
-    match outcome:
-        case Accepted():
-            body = b"{}" if kind == JSON else b""
-            return 200, body, (("content-type", JSON if kind == JSON else PROTOBUF),)
-        case Refused():
-            headers: list[tuple[str, str]] = []
-            if outcome.http_status == 405:
-                headers.append(("allow", "POST"))
-            if outcome.retry_after_s is not None:
-                # RFC 9110, 10.2.3: whole seconds, and never early.
-                headers.append(("retry-after", str(-int(-outcome.retry_after_s // 1))))
-            if kind == JSON:
-                body = _status_json(outcome)
-            elif kind == PROTOBUF:
-                body = encode_status(status_of(outcome))
-            else:
-                kind, body = "text/plain; charset=utf-8", f"{outcome.message}\n".encode()
-            return outcome.http_status, body, (("content-type", kind), *headers)
+    if isinstance(outcome, Accepted):
+        if kind == JSON:
+            return 200, b"{}", (("content-type", JSON),)
+        return 200, b"", (("content-type", PROTOBUF),)
+    headers: list[tuple[str, str]] = []
+    if outcome.http_status == 405:
+        headers.append(("allow", "POST"))
+    if outcome.retry_after_s is not None:
+        # RFC 9110, 10.2.3: whole seconds, and never early.
+        headers.append(("retry-after", str(-int(-outcome.retry_after_s // 1))))
+    if kind == JSON:
+        body = _status_json(outcome)
+    elif kind == PROTOBUF:
+        body = encode_status(status_of(outcome))
+    else:
+        kind, body = "text/plain; charset=utf-8", f"{outcome.message}\n".encode()
+    return outcome.http_status, body, (("content-type", kind), *headers)
 
 
 def _status_json(refused: Refused) -> bytes:

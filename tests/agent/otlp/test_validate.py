@@ -182,6 +182,11 @@ def test_packed_numbers_pass(field: int) -> None:
     validate.full(Signal.METRICS, packed(10, 2, b"\x01\x80\x01"))
 
 
+def test_a_field_of_another_wire_type_is_an_unknown_field() -> None:
+    """Inside an item protobuf's own rule holds: text for a number, and a number for text."""
+    validate.full(Signal.TRACES, raw_span(wire.bytes_field(6, b"\xff") + wire.varint_field(5, 1)))
+
+
 def test_values_nest_as_deep_as_protobuf_reads() -> None:
     """A hundred messages."""
     validate.full(Signal.TRACES, arrays(47))
