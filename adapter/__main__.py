@@ -1,42 +1,51 @@
 """`cassandra-adapter`: argv -> serve, or query."""
 
-import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from edge_agent import __version__
-from edge_agent.settings import ConfigError, parse_duration_s, parse_int
 from edge_agent.stop import StopRequest
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 EXIT_OK = 0
 EXIT_STATE_IN_USE = 75
 EXIT_CONFIG = 78
 
-_EPILOG = """\
-exit codes: 0; 2 wrong usage; 75 state directory in use; 78 bad configuration.
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv`, sys.argv if None; returns its exit code."""
-    arguments = _parser().parse_args(argv)
+    stop = StopRequest()
+    # Before anything slow is imported: systemd may stop us at any time.
+    stop.take_signals()
+    from adapter.command_line import parser
+    from edge_agent.settings import ConfigError
+
+    arguments = parser().parse_args(argv)
     try:
         if arguments.command == "query":
+            stop.release_signals()
             return _query(arguments)
-        return _serve()
+        return _serve(stop)
     except ConfigError as error:
-        print(f"cassandra-adapter: {error}", file=sys.stderr)  # noqa: T201 (a command's answer)
-        return EXIT_CONFIG
+        return _failed(error, EXIT_CONFIG)
+    except ModuleNotFoundError as error:
+        # The console script is installed with the agent, what it needs only where it is wanted.
+        if (error.name or "").partition(".")[0] not in ("google", "opentelemetry"):
+            raise
+        return _failed(
+            f"{error.name} is not installed: pip install 'pulseops-edge[adapter]'", EXIT_CONFIG
+        )
 
 
-def _serve() -> int:
-    stop = StopRequest()
-    stop.take_signals()
-    # Only now what is slow to import: we may be stopped meanwhile.
+def _failed(reason: object, code: int) -> int:
+    print(f"cassandra-adapter: {reason}", file=sys.stderr)  # noqa: T201 (a command's answer)
+    return code
+
+
+def _serve(stop: StopRequest) -> int:
     from adapter.config import load
 
     config = load()
@@ -49,12 +58,11 @@ def _serve() -> int:
     try:
         asyncio.run(run(config, stop))
     except StateInUseError as error:
-        print(f"cassandra-adapter: {error}", file=sys.stderr)  # noqa: T201 (a command's answer)
-        return EXIT_STATE_IN_USE
+        return _failed(error, EXIT_STATE_IN_USE)
     return EXIT_OK
 
 
-def _query(arguments: argparse.Namespace) -> int:
+def _query(arguments: "Namespace") -> int:
     from adapter.config import load_for_query
     from adapter.query import query
 
@@ -74,57 +82,6 @@ def _query(arguments: argparse.Namespace) -> int:
         # `| head` has seen enough. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_OK
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cassandra-adapter",
-        description="Keeps the metrics that agents send. Without a command it serves.",
-        epilog=_EPILOG + "Settings are environment variables: see README.md.",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    query = commands.add_parser(
-        "query",
-        help="show what is stored of one metric of one node",
-        description=(
-            "Prints one row a line, newest first: time (UTC), value, unit, attributes; a header"
-            " on a terminal. Also while the adapter runs. Without rows it says on standard error"
-            " what there is instead, and exits 0 too."
-        ),
-        epilog=_EPILOG,
-    )
-    query.add_argument("node", metavar="NODE", help="node id, as edge-01")
-    query.add_argument("metric", metavar="METRIC", help="metric name, as system.cpu.percent")
-    query.add_argument(
-        "--since",
-        metavar="AGE",
-        type=_argument(lambda text: parse_duration_s(text, least_s=0.001)),
-        default=3600.0,
-        help="how far back: 15m, 1h, 7d (default 1h)",
-    )
-    query.add_argument(
-        "--limit",
-        metavar="N",
-        type=_argument(lambda text: parse_int(text, least=1)),
-        help="at most this many rows (default: all)",
-    )
-    query.add_argument(
-        "--json", action="store_true", help="one JSON object a line, with every column but point"
-    )
-    return parser
-
-
-def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """`parse` as argparse calls it: what is wrong is said behind the name of the option."""
-
-    def argument(text: str) -> T:
-        try:
-            return parse(text)
-        except ConfigError as error:
-            raise argparse.ArgumentTypeError(f"{text}: {error}") from None
-
-    return argument
 
 
 if __name__ == "__main__":

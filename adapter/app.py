@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from adapter import decode
 from adapter.config import Tokens
 from adapter.health import Counters, health, metrics_text
-from adapter.rows import Outcome, Row, Window, rows_of
+from adapter.row import Row
+from adapter.rows import Outcome, Window, rows_of
 from adapter.sqlite import SqliteStore, StoreAwayError
 from edge_agent.log import Log
 from edge_agent.otlp.status import Code, PartialSuccess, Status, encode_response, encode_status
@@ -52,12 +53,14 @@ class App:
         tokens: Tokens | None,
         version: str,
         now_ns: Callable[[], int] = time.time_ns,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._tokens = tokens
         self._version = version
         self._now_ns = now_ns
-        self._counters = Counters(now_ns())
+        self._now_s = now_s
+        self._counters = Counters(now_s())
         self.budget = Budget(MAX_BYTES_IN_FLIGHT)
         self._said: set[str] = set()
         self.stopping = False
@@ -135,6 +138,7 @@ class App:
                     self._store.state,
                     self._counters,
                     now_ns=self._now_ns(),
+                    now_s=self._now_s(),
                     version=self._version,
                 )
                 return _document(code, document)

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapter.rows import Row
+from adapter.row import Row
 
 FILE_NAME = "metrics.db"
 APPLICATION_ID = 0x504F4531  # "POE1"

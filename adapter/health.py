@@ -12,7 +12,8 @@ from adapter.sqlite import StoreState
 class Counters:
     """What became of requests and data points since the start of this process."""
 
-    started_ns: int
+    started_s: float
+    """By the monotonic clock."""
     requests: dict[int, int] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SKIPPED, 0))
@@ -35,9 +36,9 @@ def rfc3339(time_ns: int) -> str:
 
 
 def health(
-    state: StoreState, counters: Counters, *, now_ns: int, version: str
+    state: StoreState, counters: Counters, *, now_ns: int, now_s: float, version: str
 ) -> tuple[int, dict[str, object]]:
-    """Code and document of /health.
+    """Code and document of /health; `now_s` is of the monotonic clock.
 
     A store that is away makes us degraded, not unhealthy: it comes back by itself, and a restart
     would not help. Only the death of its thread is unhealthy.
@@ -57,7 +58,7 @@ def health(
     document: dict[str, object] = {
         "status": store,
         "timestamp": rfc3339(now_ns),
-        "uptime_seconds": max(0, (now_ns - counters.started_ns) // 10**9),
+        "uptime_seconds": int(now_s - counters.started_s),
         "version": version,
         "checks": {"store": check},
     }

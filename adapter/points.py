@@ -15,6 +15,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     SummaryDataPoint,
 )
 
+from adapter.row import number_text
+
 # An exponential histogram of 2 x 160 buckets takes 4 KiB; a blob of megabytes is for no database.
 MAX_POINT_BYTES = 64 * 1024
 
@@ -144,12 +146,3 @@ def _sum_min_max(
         yield Part(".min", point.min, GAUGE)
     if point.HasField("max"):
         yield Part(".max", point.max, GAUGE)
-
-
-def number_text(number: float) -> str:
-    """A bound or value as OpenMetrics writes it: `0.005`, `5.0`, `+Inf`, `-Inf`, `NaN`."""
-    if math.isfinite(number):
-        return repr(number)
-    if math.isnan(number):
-        return "NaN"
-    return "+Inf" if number > 0 else "-Inf"

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TextIO
 
 from adapter.database import FILE_NAME
-from adapter.points import number_text
 from adapter.reader import metric_names, newest_ms, newest_rows, node_ids, open_for_reading
-from adapter.rows import MAX_AHEAD_S, Row
+from adapter.row import MAX_AHEAD_S, Row, number_text
 from edge_agent.settings import ConfigError, format_duration, nearest
 
 _HEADER = f"{'time':24}  {'value':>16}  {'unit':10}  attributes"

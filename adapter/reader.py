@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adapter.database import BUSY_S, day_of
-from adapter.rows import Row
+from adapter.row import Row
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:

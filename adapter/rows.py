@@ -26,7 +26,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import NamedTuple
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
@@ -44,10 +43,9 @@ from adapter.points import (
     data_points_of,
     parts_of,
 )
+from adapter.row import MAX_AHEAD_S, TTL_S, Row
 from adapter.series import hash_of_resource, hash_of_scope, packed_map, text_map
 
-TTL_S = 2_592_000
-MAX_AHEAD_S = 600
 MAX_NAME_BYTES = 1024
 MAX_ATTRIBUTES_BYTES = 16 * 1024
 
@@ -71,23 +69,6 @@ SKIPPED = ("no_recorded_value", "expired")
 
 _DAY_NS = 86_400 * 10**9
 _SERVICE = ("service.name", "service.namespace", "service.instance.id")
-
-
-class Row(NamedTuple):
-    """One row, in the order of CONTRACT's columns. A tuple: built a hundred times a request."""
-
-    node_id: str
-    metric_name: str
-    time_bucket: str
-    timestamp_ms: int
-    value: float
-    customer_id: str
-    series_id: bytes
-    attributes: Mapping[str, str]
-    unit: str
-    kind: str
-    value_int: int | None
-    point: bytes | None
 
 
 @dataclass(slots=True)

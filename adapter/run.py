@@ -10,7 +10,7 @@ from pathlib import Path
 import edge_agent
 from adapter.app import LIMITS, App
 from adapter.config import Config
-from adapter.rows import TTL_S
+from adapter.row import TTL_S
 from adapter.sqlite import SqliteStore, StoreAwayError
 from edge_agent.log import Log
 from edge_agent.settings import Address, ConfigError

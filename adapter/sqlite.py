@@ -25,7 +25,7 @@ from adapter.database import (
     is_storage_fault,
     move_aside,
 )
-from adapter.rows import Row
+from adapter.row import Row
 from edge_agent.log import Log
 
 _log = Log("store")

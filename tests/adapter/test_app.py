@@ -21,7 +21,7 @@ from adapter.app import App
 from adapter.config import Tokens, read_tokens
 from adapter.database import FILE_NAME
 from adapter.reader import open_for_reading
-from adapter.rows import TTL_S
+from adapter.row import TTL_S
 from adapter.sqlite import SqliteStore
 from edge_agent.otlp.status import Code, decode_status
 from edge_agent.settings import Endpoint
@@ -277,7 +277,7 @@ async def test_a_body_that_is_no_good_is_answered_with_a_status_in_its_own_encod
 
 
 async def test_a_body_over_20_mib_is_refused_before_it_is_sent(tmp_path: Path):
-    """By its Content-Length."""
+    """By its Content-Length, as google.rpc.Status in the encoding of the request."""
     async with running(tmp_path) as adapter:
         reader, writer = await asyncio.open_connection("127.0.0.1", adapter.port)
         writer.write(
@@ -285,7 +285,13 @@ async def test_a_body_over_20_mib_is_refused_before_it_is_sent(tmp_path: Path):
             b"content-length: 20971521\r\n\r\n"
         )
         async with asyncio.timeout(DEADLINE_S):
-            assert b" 413 " in await reader.readline()
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            status = decode_status(await reader.readexactly(length))
+        assert head.startswith(b"HTTP/1.1 413 ")
+        assert b"content-type: application/x-protobuf\r\n" in head.lower()
+        assert status.code == Code.INVALID_ARGUMENT
+        assert "20971520" in status.message
         writer.close()
         await writer.wait_closed()
 

@@ -22,7 +22,7 @@ from adapter.database import (
     move_aside,
 )
 from adapter.reader import metric_names, newest_ms, newest_rows, node_ids, open_for_reading
-from adapter.rows import Row
+from adapter.row import Row
 
 DAY_MS = 86_400_000
 # 2026-01-31T00:00:00Z.

@@ -15,7 +15,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataP
 
 from adapter import decode
 from adapter.decode import MalformedError, TooLargeError, from_json, from_protobuf
-from adapter.rows import Outcome, Row, Window, rows_of
+from adapter.row import Row
+from adapter.rows import Outcome, Window, rows_of
 from edge_agent.otlp import wire
 from tests.adapter.build import NOW_NS, RESOURCE, filled, gauge, point, request
 from tests.adapter.test_rows import REQUESTS, encoded

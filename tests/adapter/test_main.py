@@ -82,6 +82,15 @@ def rows(adapter: Adapter, metric: str) -> list[str]:
     return asked.stdout.splitlines()
 
 
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Signal handlers are put back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 # ---- serving ----------------------------------------------------------------------------------
 
 
@@ -118,6 +127,16 @@ def _takes_signals(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     caught = int(status.split("SigCgt:")[1].split()[0], 16)
     return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+def test_signals_are_taken_before_anything_slow_is_imported():
+    """What is imported ahead of that is what a signal can end with a traceback."""
+    code = "import sys; import adapter.__main__; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "edge_agent.stop" in loaded
+    assert not {"argparse", "json", "asyncio", "edge_agent.settings", "sqlite3"} & set(loaded)
 
 
 def test_kill_9_loses_no_acknowledged_row(tmp_path: Path):
@@ -306,6 +325,46 @@ def test_a_query_without_a_store_is_code_78(tmp_path: Path):
     assert "no store there; set STATE_DIRECTORY" in asked.stderr
 
 
+def without_protobuf(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
+    """The command where only the agent's libraries are installed."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('google', 'opentelemetry')));"
+        "from adapter.__main__ import main; sys.exit(main())"
+    )
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *arguments],
+        env={"PATH": os.environ["PATH"], "STATE_DIRECTORY": str(state), "PORT": "0"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_without_its_libraries_it_says_what_to_install(tmp_path: Path):
+    """`pip install pulseops-edge` is the agent alone, and brings this command along."""
+    ended = without_protobuf(state=tmp_path)
+    assert (ended.returncode, ended.stdout) == (78, "")
+    assert "pip install 'pulseops-edge[adapter]'" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_query_needs_no_protobuf(adapter: Adapter):
+    """A store can be looked into wherever the agent is."""
+    assert post(adapter.url, sample_body(1)) == 200
+    asked = without_protobuf("query", "edge-01", "m0", state=adapter.state)
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert asked.stdout.split()[1:] == ["0.0", "%"]
+
+
+def test_another_missing_module_is_a_bug(environ: pytest.MonkeyPatch, tmp_path: Path):
+    """And not hidden behind advice that would not help."""
+    environ.setitem(sys.modules, "adapter.run", None)
+    with pytest.raises(ModuleNotFoundError, match=r"adapter\.run"):
+        main([])
+
+
 def test_a_pipe_that_closes_early_is_no_error(adapter: Adapter):
     """`cassandra-adapter query ... | head -1`."""
     points = [point(float(n), time_ns=_now_ns() - n * 10**6) for n in range(5000)]
@@ -335,19 +394,16 @@ def _now_ns() -> int:
 
 @pytest.fixture
 def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """An environment of our own; signal handlers are put back."""
+    """An environment of our own."""
     for setting in SETTINGS:
         monkeypatch.delenv(setting.name, raising=False)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("PORT", "0")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     logger = logging.getLogger()
     level, outputs = logger.level, list(logger.handlers)
     yield monkeypatch
     logger.setLevel(level)
     logger.handlers[:] = outputs
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def test_query_prints_and_returns_0(

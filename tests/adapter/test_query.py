@@ -11,7 +11,7 @@ import pytest
 
 from adapter.database import FILE_NAME, Database
 from adapter.query import query
-from adapter.rows import Row
+from adapter.row import Row
 from edge_agent.settings import ConfigError
 from tests.adapter.test_database import DAY_MS, MIDNIGHT_MS, row
 

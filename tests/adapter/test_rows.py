@@ -20,15 +20,12 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     SummaryDataPoint,
 )
 
-from adapter.points import number_text
+from adapter.row import MAX_AHEAD_S, TTL_S, Row, number_text
 from adapter.rows import (
-    MAX_AHEAD_S,
     MAX_ATTRIBUTES_BYTES,
     MAX_NAME_BYTES,
     REASONS,
-    TTL_S,
     Outcome,
-    Row,
     Window,
     rows_of,
 )

@@ -11,7 +11,7 @@ import pytest
 from adapter import sqlite
 from adapter.database import FILE_NAME, Database
 from adapter.reader import open_for_reading
-from adapter.rows import Row
+from adapter.row import Row
 from adapter.sqlite import EXPIRE_ROWS, MAX_GROUP, SqliteStore, StoreAwayError
 from tests.adapter.test_database import DAY_MS, MIDNIGHT_MS, row
 
