@@ -116,9 +116,9 @@ def _check(asked: "CommandLine") -> int:
         return EXIT_CONFIG
     import asyncio
 
-    from edge_agent import agent
+    from edge_agent.clients import clients
 
-    passed = asyncio.run(check.run(settings, agent.clients, sys.stdout.write))
+    passed = asyncio.run(check.run(settings, clients, sys.stdout.write))
     return 0 if passed else EXIT_FAILED
 
 

@@ -17,7 +17,7 @@ from edge_agent.settings import Endpoint
 from edge_agent.transport import grpc
 from edge_agent.transport.compression import CompressionError, gunzip, gzip
 from edge_agent.transport.dial import DialError, Proxy, Tls, dial
-from edge_agent.transport.http2 import (
+from edge_agent.transport.http2_client import (
     CallError,
     ClientConnection,
     Response,

@@ -34,6 +34,7 @@ class Memory:
         self._clock = clock
         self._holders: list[tuple[Holder, int]] = []
         self._accepted = 0
+        self._last_size = 0
         self._rates: deque[tuple[float, int]] = deque([(clock(), 0)], maxlen=12)
 
     def share(self, holder: Holder, floor: float) -> None:
@@ -43,6 +44,7 @@ class Memory:
     def admitted(self, size: int) -> None:
         """A queue has taken `size` bytes more: make room for them if need be."""
         self._accepted += size
+        self._last_size = size
         now = self._clock()
         if now - self._rates[-1][0] >= _RATE_WINDOW_S / 10:
             self._rates.append((now, self._accepted))
@@ -62,8 +64,13 @@ class Memory:
 
     @property
     def usage(self) -> float:
-        """What is held as a share of the point at which dropping begins, 0 to 1."""
-        return min(1.0, self.bytes / self.max_bytes)
+        """What is held as a share of the point at which dropping begins, 0 to 1.
+
+        It is 1 where one more request like the last would cost an older one: eviction itself
+        always leaves a little less than the bound.
+        """
+        held = self.bytes
+        return 1.0 if held + self._last_size > self.max_bytes else held / self.max_bytes
 
     def seconds_to_loss(self) -> float | None:
         """Seconds until dropping begins if nothing more were delivered; None without inflow."""

@@ -17,6 +17,7 @@ out, `evict_oldest`.
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from typing import Any
 
 from edge_agent.exporter.memory import Memory
 from edge_agent.exporter.request import Request, cut, fitted, senders
-from edge_agent.exporter.retry import Backoff, Client, Delivered, Denied, Rejected, Retry
+from edge_agent.exporter.retry import Backoff, Client, Delivered, Denied, Outcome, Rejected, Retry
 from edge_agent.ledger import Account
 from edge_agent.log import Log
 
@@ -33,6 +34,11 @@ from edge_agent.log import Log
 JOIN_BYTES = 1 << 20
 # gRPC's default limit for one received message; a peer would refuse more, whatever we do.
 REQUEST_BYTES = 4 << 20
+
+# While a process ends, a peer that is away is tried this often.
+CLOSING_RETRY_S = 0.5
+# One line in this time about what a peer refuses for the same reason.
+COMPLAINT_S = 300.0
 
 _log = Log("exporter")
 
@@ -112,9 +118,12 @@ class Queue:
         self._closing = False
         self._failures = 0
         self._failing_since_s: float | None = None
+        self._failed_s = 0.0
         self._not_before_s = 0.0
         self._last_drop_s: float | None = None
         self._dropping = False
+        # What the peer has against our data: when it was last logged, and how often since.
+        self._complaints: dict[str, tuple[float, int]] = {}
 
     # Admission
 
@@ -166,10 +175,13 @@ class Queue:
     # Sending
 
     async def run(self) -> None:
-        """Send until `close` was called and nothing more can be done; awaits calls in flight."""
+        """Send until `close` was called and nothing is held; awaits calls in flight.
+
+        Cancel it to end sooner: what is held then is counted as dropped.
+        """
         try:
             async with asyncio.TaskGroup() as calls:
-                while not (self._closing and self._finished()):
+                while not (self._closing and not self._calls and not self._waiting):
                     self._wake.clear()
                     wait_s = self._wait_s()
                     if wait_s == 0.0:
@@ -181,25 +193,30 @@ class Queue:
                             async with asyncio.timeout(wait_s):
                                 await self._wake.wait()
         finally:
+            # Calls that were cut short by the drain's deadline, or by a bug of ours: nothing is
+            # forgotten.
+            self._put_back(list(self._in_flight.values()))
+            if self._waiting:
+                _log.error(
+                    "could not be delivered before the end, dropped",
+                    **self._names(), items=self._items, bytes=self._bytes,
+                    peer_error=self.last_error,
+                )  # fmt: skip
             for request in self._waiting:
                 self._release(request)
                 self._drop("shutdown", request)
             self._waiting.clear()
 
     def close(self) -> None:
-        """Refuse what comes from now on; `run` tries what is left once more and returns."""
+        """Refuse what comes from now on; `run` tries what is left, at once and again and again."""
         self._closing = True
         self._not_before_s = 0.0
-        self._failures = 0
         self._wake.set()
-
-    def _finished(self) -> bool:
-        return not self._calls and (not self._waiting or self._failures > 0)
 
     def _wait_s(self) -> float | None:
         """Seconds until a call may start: 0 now, None until something happens."""
         lanes = 1 if self._failures else self.policy.lanes
-        if not self._waiting or self._calls >= lanes or (self._closing and self._failures):
+        if not self._waiting or self._calls >= lanes:
             return None
         return max(0.0, self._not_before_s - self._clock())
 
@@ -221,11 +238,6 @@ class Queue:
     async def _call(self, batch: list[Request]) -> None:
         try:
             await self._send(batch)
-        except BaseException:
-            # Cut short by the drain's deadline, or by a bug of ours: nothing is forgotten.
-            mine = [r for r in self._in_flight.values() if any(r.is_of(b) for b in batch)]
-            self._put_back(mine)
-            raise
         finally:
             self._calls -= 1
             self._wake.set()
@@ -235,21 +247,32 @@ class Queue:
         # Export*ServiceRequest is one repeated field, so joined encodings of one signal are one
         # request: batching never decodes.
         body = batch[0].body if len(batch) == 1 else b"".join(r.body for r in batch)
-        outcome = await self._client.export(self.account.signal, body)
+        started_s = self._clock()
+        outcome = await self._export(body)
         match outcome:
             case Delivered():
-                self._delivered(batch, outcome)
+                self._delivered(batch, outcome, started_s)
             case Rejected() if len(batch) > 1:
                 middle = len(batch) // 2
                 return await self._send_each(batch[:middle], batch[middle:])
             case Rejected(too_large=True) if len(pieces := self._cut(batch[0])) > 1:
                 return await self._send_each(*([piece] for piece in pieces))
             case Rejected():
-                self._rejected(batch[0], outcome)
+                self._rejected(batch[0], outcome, started_s)
             case Retry() | Denied():
-                self._failed(batch, outcome)
+                self._failed(batch, outcome, started_s)
                 return False
         return True
+
+    async def _export(self, body: bytes) -> Outcome:
+        try:
+            return await self._client.export(self.account.signal, body)
+        except Exception as error:  # noqa: BLE001 - whatever a peer's bytes may bring to light
+            # A bug of ours, found by a peer that would find it again after every restart, while
+            # what is in RAM would be lost by each.
+            if self._failing_since_s is None:
+                _log.error("a client failed", **self._names(), exc_info=error)
+            return Retry(f"our client failed: {error!r}")
 
     async def _send_each(self, *batches: list[Request]) -> bool:
         """Send one after the other; once the peer takes no more, the rest goes back."""
@@ -266,7 +289,7 @@ class Queue:
         self._in_flight.update((piece.order, piece) for piece in pieces)
         return pieces
 
-    def _delivered(self, batch: Sequence[Request], outcome: Delivered) -> None:
+    def _delivered(self, batch: Sequence[Request], outcome: Delivered, started_s: float) -> None:
         items = sum(r.items for r in batch)
         size = sum(r.size for r in batch)
         self._settle(batch)
@@ -275,48 +298,73 @@ class Queue:
         self.account.delivered.add(items - refused, size)
         if refused:
             self.account.reject("partial_success", refused, 0)
+            self._last_drop_s = self._clock()
         if outcome.rejected_items or outcome.message:
-            _log.warning(
-                "the peer took a request in part",
-                **self._names(), rejected_items=outcome.rejected_items, message=outcome.message,
+            self._complain(
+                "the peer took a request in part", "partial_success",
+                rejected_items=outcome.rejected_items, message=outcome.message,
             )  # fmt: skip
         self._peer.succeeded(outcome.latency_s, self._unix_nano())
-        if self._failing_since_s is not None:
-            _log.info(
-                "delivering again",
-                **self._names(),
-                after_s=round(self._clock() - self._failing_since_s, 1), waiting_items=self._items,
-            )  # fmt: skip
-        self._recovered()
+        self._recovered(started_s)
 
-    def _rejected(self, request: Request, outcome: Rejected) -> None:
+    def _rejected(self, request: Request, outcome: Rejected, started_s: float) -> None:
         self._settle([request])
         self.account.reject(outcome.code, request.items, request.size)
         self._last_drop_s = self._clock()
         self._peer.failed(f"{outcome.code}: {outcome.message}")
-        _log.error(
-            "the peer rejected a request for good",
-            **self._names(), **self._culprit(request), code=outcome.code, message=outcome.message,
+        self._complain(
+            "the peer rejected a request for good", outcome.code,
+            **self._culprit(request), message=outcome.message,
         )  # fmt: skip
         # It answered: whatever else waits deserves its own try at once.
-        self._recovered()
+        self._recovered(started_s)
 
-    def _recovered(self) -> None:
+    def _complain(self, event: str, code: str, **fields: Any) -> None:
+        """Log a loss by the peer's word; the same one again at most every COMPLAINT_S."""
+        now = self._clock()
+        logged_s, unsaid = self._complaints.get(code, (-math.inf, 0))
+        if now - logged_s < COMPLAINT_S:
+            self._complaints[code] = (logged_s, unsaid + 1)
+            return
+        self._complaints[code] = (now, 0)
+        more: dict[str, Any] = {"since_last": unsaid} if unsaid else {}
+        _log.error(event, **self._names(), code=code, **fields, **more)
+
+    def _recovered(self, started_s: float) -> None:
+        """The peer has answered a call that began at `started_s`."""
+        if self._failing_since_s is None:
+            self._dropping = False
+            return
+        if started_s < self._failed_s:
+            # Two lanes: what the peer said since, on the other, is its newer word.
+            return
+        _log.info(
+            "delivering again",
+            **self._names(),
+            after_s=round(self._clock() - self._failing_since_s, 1), waiting_items=self._items,
+        )  # fmt: skip
         self._failures = 0
         self._failing_since_s = None
         self._not_before_s = 0.0
         self._dropping = False
 
-    def _failed(self, batch: Sequence[Request], outcome: Retry | Denied) -> None:
+    def _failed(self, batch: Sequence[Request], outcome: Retry | Denied, started_s: float) -> None:
         now = self._clock()
-        self._failures += 1
         first = self._failing_since_s is None
         if self._failing_since_s is None:
             self._failing_since_s = now
+        if first or started_s >= self._failed_s:
+            # Calls that were open together and fail together are one failure.
+            self._failures += 1
+            self._failed_s = now
         error, delay_s = self._after(outcome, now - self._failing_since_s)
+        if self._closing:
+            # Seconds are left: hints and backoff are for those who have time.
+            delay_s = min(delay_s, CLOSING_RETRY_S)
         if first:
+            event = "keeping it" if self.policy.retry else "dropping it (retry.enabled: false)"
             _log.warning(
-                "the peer takes no data, keeping it",
+                f"the peer takes no data, {event}",
                 **self._names(), error=error, retry_in_s=round(delay_s, 1),
             )  # fmt: skip
         self._peer.failed(error)
@@ -371,10 +419,8 @@ class Queue:
 
     def oldest_age_s(self) -> float:
         """Seconds since the oldest held request was admitted, 0 when empty."""
-        oldest = min(
-            (r.admitted_s for r in (*self._in_flight.values(), *list(self._waiting)[:1])),
-            default=None,
-        )
+        first = (self._waiting[0],) if self._waiting else ()
+        oldest = min((r.admitted_s for r in (*self._in_flight.values(), *first)), default=None)
         return 0.0 if oldest is None else self._clock() - oldest
 
     def last_drop_age_s(self) -> float | None:

@@ -29,10 +29,6 @@ class Request:
     order: tuple[int, ...]
     admitted_s: float
 
-    def is_of(self, other: "Request") -> bool:
-        """Whether this is `other` or a piece of it."""
-        return self.order[: len(other.order)] == other.order
-
 
 def cut(signal: Signal, request: Request) -> list[Request]:
     """`request` in two pieces or a few, in order; alone where it cannot be cut.

@@ -205,6 +205,8 @@ def retry_after_s(value: str | None, now_unix_s: float) -> float | None:
     return _hint_s(at_unix_s - now_unix_s)
 
 
+# Python refuses to make an int of more than 4300 digits, by an exception.
+_MAX_DATE_CHARS = 64
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -213,6 +215,8 @@ def _http_date_unix_s(value: str) -> float | None:
 
     Sun, 06 Nov 1994 08:49:37 GMT | Sunday, 06-Nov-94 08:49:37 GMT | Sun Nov  6 08:49:37 1994
     """
+    if len(value) > _MAX_DATE_CHARS:
+        return None
     match value.replace("-", " ").split():
         case [weekday, day, month, year, clock, "GMT"] if weekday.endswith(","):
             pass

@@ -203,7 +203,8 @@ def _buffer(buffer: Buffer) -> dict[str, Any]:
         "status": status,
         "current_size": buffer.current_slots,
         "max_size": buffer.max_slots,
-        "usage_percent": _number(buffer.usage_percent),
+        # Rounded down: 100 is kept for "dropping now".
+        "usage_percent": _number(math.floor(buffer.usage_percent * 10) / 10),
         "dropped_spans": buffer.dropped_spans,
         "bytes": buffer.bytes,
         "items": buffer.items,

@@ -13,7 +13,14 @@ from edge_agent.transport.http1 import Limits, Request, Response, Server, plain
 from edge_agent.transport.http1 import serve as serve_http
 
 METRICS_PATH = "/metrics"
-_LIMITS = Limits(max_body_bytes=0, max_connections=32, header_timeout_s=5.0, max_header_bytes=8192)
+# Idle connections are closed soon: monitors that leak them must not keep a probe out.
+_LIMITS = Limits(
+    max_body_bytes=0,
+    max_connections=32,
+    header_timeout_s=5.0,
+    idle_timeout_s=5.0,
+    max_header_bytes=8192,
+)
 _NO_STORE = ("cache-control", "no-store")
 
 Answer = Callable[[], Response]

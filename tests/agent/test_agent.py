@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from edge_agent import agent, config
+from edge_agent.clients import adapter_endpoints, clients
 from edge_agent.config import Config
 from edge_agent.exporter.grpc_client import GrpcClient
 from edge_agent.exporter.grpcio_client import GrpcioClient
 from edge_agent.exporter.http_client import HttpClient
 from edge_agent.host.sampler import Sampler
 from edge_agent.otlp.signal import Signal
+from edge_agent.parts import Parts
 from edge_agent.settings import Endpoint
 from edge_agent.state import open_state
 from edge_agent.stop import StopRequest
@@ -29,6 +31,8 @@ def configured(tmp_path: Path, **environ: str) -> Config:
         "NODE_ID": "edge-01",
         "BUFFER_PATH": str(tmp_path / "state"),
         "HEALTH_CHECK_PORT": str(port),
+        "RECEIVER_GRPC": "127.0.0.1:0",
+        "RECEIVER_HTTP": "127.0.0.1:0",
     }
     return config.load({}, own | environ)
 
@@ -57,9 +61,9 @@ def test_each_destination_gets_the_client_its_settings_ask_for(
     adapter: type | None,
 ) -> None:
     """gRPC unless said otherwise; the adapter speaks HTTP."""
-    clients = agent.clients(configured(tmp_path, **environ))
+    found = clients(configured(tmp_path, **environ))
     expected = {"collector": collector, "adapter": adapter}
-    assert {name: type(client) for name, client in clients.items()} == {
+    assert {name: type(client) for name, client in found.items()} == {
         name: kind for name, kind in expected.items() if kind is not None
     }
 
@@ -68,9 +72,9 @@ async def test_grpcio_is_used_where_the_file_says_so(tmp_path: Path) -> None:
     """collector.transport has no variable: networks that need it are set up in the file."""
     file = tmp_path / "agent.yaml"
     file.write_text("collector: {endpoint: 'http://c:4317', transport: grpcio}\ncustomer: {id: a}")
-    clients = agent.clients(config.load({"--config": str(file)}, {}))
-    assert type(clients["collector"]) is GrpcioClient
-    await clients["collector"].close()
+    client = clients(config.load({"--config": str(file)}, {}))["collector"]
+    assert type(client) is GrpcioClient
+    await client.close()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ async def test_metrics_to_the_collector_keep_their_order_unless_told_otherwise(
     }
     file.write_text(json.dumps(settings))
     state = open_state(str(tmp_path / "state"))
-    parts = agent.Agent(config.load({"--config": str(file)}, {}), state)
+    parts = Parts(config.load({"--config": str(file)}, {}), state)
     state.close()
     found = {
         (queue.account.destination, queue.account.signal): queue.policy for queue in parts.queues
@@ -157,7 +161,7 @@ def test_warnings_of_the_configuration_are_logged_once(
 
 def test_the_adapter_takes_two_signals_under_its_base_path() -> None:
     """Metrics, and traces that could not be delivered; logs have nowhere to go there."""
-    paths = agent.adapter_endpoints(Endpoint("http", "localhost", 8081, "/base"))
+    paths = adapter_endpoints(Endpoint("http", "localhost", 8081, "/base"))
     assert {signal: endpoint.path for signal, endpoint in paths.items()} == {
         Signal.METRICS: "/base/v1/metrics",
         Signal.TRACES: "/base/v1/traces",

@@ -131,9 +131,11 @@ class Agent(Program):
     """The agent with its state in `state`, sampling every second unless told otherwise."""
 
     def __init__(self, state: Path, **environ: str) -> None:
-        self.port = free_port()
+        self.port, self.grpc_port, self.http_port = free_port(), free_port(), free_port()
         own = {
             "HEALTH_CHECK_PORT": str(self.port),
+            "RECEIVER_GRPC": f"127.0.0.1:{self.grpc_port}",
+            "RECEIVER_HTTP": f"127.0.0.1:{self.http_port}",
             "BUFFER_PATH": str(state),
             "CUSTOMER_ID": "acme",
             "NODE_ID": "edge-01",

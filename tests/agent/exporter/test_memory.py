@@ -99,3 +99,17 @@ def test_seconds_to_loss_is_the_room_left_over_the_inflow() -> None:
         memory.admitted(100)
         clock.now_s += 5
     assert memory.seconds_to_loss() == pytest.approx((100_000 - 10_000) / 20, rel=0.05)
+
+
+def test_usage_is_one_where_the_next_request_would_cost_an_older_one() -> None:
+    """Eviction leaves a little room, and yet every request that comes evicts another."""
+    held = Held(40, 30)
+    memory = shared(100, (held, 1.0))
+    memory.admitted(30)
+    assert memory.usage == 0.7
+    held.waiting.append(30)
+    memory.admitted(30)
+    assert (held.evicted, memory.usage) == ([], 1.0)
+    held.waiting.append(30)
+    memory.admitted(30)
+    assert (held.evicted, memory.usage) == ([40], 0.9)

@@ -1,6 +1,7 @@
 """The queue: RAM to peer, on fake time, against a scripted client."""
 
 import asyncio
+import contextlib
 import io
 import random
 from collections.abc import Callable, Coroutine, Iterable
@@ -119,9 +120,13 @@ class Bench:
         for body in bodies:
             self.queue.put(body, 1)
 
-    async def finish(self) -> None:
+    async def finish(self, within_s: float = 600.0) -> None:
+        """As the agent stops: close, some time, cancel."""
         self.queue.close()
-        await self.task
+        await asyncio.wait({self.task}, timeout=within_s)
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
         self.check_balance()
 
     def check_balance(self) -> None:
@@ -378,7 +383,8 @@ def test_a_request_too_large_for_the_peer_is_cut_down_to_the_one_item(padding: i
         assert bench.account.rejected["resource_exhausted"].items == 1
         (line,) = [line for line in lines.getvalue().splitlines() if "for good" in line]
         assert "service=camera items=1 " in line
-        assert 'code=resource_exhausted message="no more than that"' in line
+        assert "code=resource_exhausted" in line
+        assert 'message="no more than that"' in line
 
     clock.run(main())
 
@@ -444,14 +450,25 @@ async def test_close_tries_what_is_left_once_more_without_waiting_for_the_backof
 
 @on_fake_time
 async def test_what_cannot_be_delivered_at_the_end_is_counted_as_dropped() -> None:
-    """A process that ends with data in RAM says so; what comes later is refused and counted."""
-    bench = Bench(ScriptedClient([AWAY, AWAY]))
+    """Until its time is up it is tried again and again; what comes later is refused, counted."""
+    bench = Bench(ScriptedClient([AWAY] * 100))
     bench.put(b"a")
     await asyncio.sleep(0.5)
-    await bench.finish()
+    await bench.finish(within_s=6)
     bench.put(b"late")
     assert bench.account.dropped["shutdown"].items == 2
+    assert len(bench.client.calls) >= 10
     bench.check_balance()
+
+
+@on_fake_time
+async def test_a_call_that_was_in_flight_at_the_close_is_not_the_last_try() -> None:
+    """It fails, the peer comes back, and there are seconds left."""
+    bench = Bench(ScriptedClient([AWAY], takes_s=1))
+    bench.put(b"a")
+    await asyncio.sleep(0.5)
+    await bench.finish(within_s=6)
+    assert bench.account.delivered.items == 1
 
 
 @on_fake_time
@@ -467,18 +484,99 @@ async def test_a_cancelled_run_accounts_for_the_call_in_flight() -> None:
 
 
 @on_fake_time
-async def test_a_client_that_breaks_takes_the_queue_down_loudly() -> None:
-    """Our own bugs are not retried."""
+async def test_a_client_that_breaks_costs_a_retry_and_is_said_with_its_traceback() -> None:
+    """A bug that a peer's answer brings to light would come back after every restart."""
 
     class Broken(ScriptedClient):
         async def export(self, signal: Signal, body: bytes) -> Outcome:
-            raise ZeroDivisionError
+            if len(self.calls) < 2:
+                self.calls.append((0.0, body))
+                raise ZeroDivisionError
+            return await super().export(signal, body)
 
+    lines = io.StringIO()
+    log.start("info", journal=True, stream=lines)
     bench = Bench(Broken())
     bench.put(b"a")
-    with pytest.raises(ExceptionGroup):
-        await bench.task
+    await asyncio.sleep(10)
+    await bench.finish()
+    assert bench.account.delivered.items == 1
+    assert lines.getvalue().count("ZeroDivisionError\n") == 0
+    assert lines.getvalue().count("a client failed") == 1
+    assert "traceback=" in lines.getvalue()
+
+
+@on_fake_time
+async def test_a_call_that_is_cut_short_before_it_began_is_accounted_for() -> None:
+    """Cancelled in the very turn of the loop in which it was started."""
+    bench = Bench(ScriptedClient(takes_s=1000))
+    bench.put(b"a")
+    bench.task.cancel()
+    await asyncio.gather(bench.task, return_exceptions=True)
+    bench.put(b"b")
     bench.check_balance()
+
+
+@on_fake_time
+async def test_the_other_lanes_older_answer_does_not_undo_a_hint() -> None:
+    """What the peer said last holds: not before 600 s."""
+
+    class TwoAnswers(ScriptedClient):
+        async def export(self, signal: Signal, body: bytes) -> Outcome:
+            self.calls.append((asyncio.get_running_loop().time(), body))
+            if body == b"slow":
+                await asyncio.sleep(2)
+                return OK
+            if len(self.calls) == 2:
+                await asyncio.sleep(1)
+                return Retry("unavailable", after_s=600)
+            return OK
+
+    bench = Bench(TwoAnswers(), lanes=2, batch_items=1)
+    start = asyncio.get_running_loop().time()
+    bench.put(b"slow")
+    bench.put(b"told")
+    await asyncio.sleep(700)
+    assert [round(at - start) for at, _ in bench.client.calls] == [0, 0, 601]
+    await bench.finish()
+
+
+@on_fake_time
+async def test_calls_that_fail_together_are_one_failure() -> None:
+    """Two lanes must not double the backoff twice."""
+    bench = Bench(ScriptedClient([AWAY, AWAY], takes_s=1), lanes=2, batch_items=1)
+    start = asyncio.get_running_loop().time()
+    bench.put(b"a")
+    bench.put(b"b")
+    await asyncio.sleep(30)
+    assert round(bench.client.calls[2][0] - start) == 2
+    await bench.finish()
+
+
+@on_fake_time
+async def test_what_a_peer_refuses_again_and_again_is_logged_once_in_a_while() -> None:
+    """A collector without a metrics pipeline must not fill the journal of a device."""
+    lines = io.StringIO()
+    log.start("info", journal=True, stream=lines)
+    bench = Bench(ScriptedClient([Rejected("unimplemented", "no metrics here")] * 100))
+    for _ in range(41):
+        bench.put(b"a")
+        await asyncio.sleep(15)
+    await bench.finish()
+    said = [line for line in lines.getvalue().splitlines() if "for good" in line]
+    assert len(said) == 3
+    assert "since_last=19" in said[1]
+    assert bench.account.rejected["unimplemented"].items == 41
+
+
+@on_fake_time
+async def test_a_loss_by_partial_success_counts_as_a_drop_for_health() -> None:
+    """/health warns within five minutes of any loss."""
+    bench = Bench(ScriptedClient([Delivered(0.01, rejected_items=1)]))
+    bench.put(b"a")
+    await asyncio.sleep(1)
+    assert bench.queue.last_drop_age_s() == 1.0
+    await bench.finish()
 
 
 @on_fake_time

@@ -158,3 +158,8 @@ def test_any_retry_after_is_a_bounded_hint_or_none(value: str) -> None:
     """Whatever a peer writes there."""
     hint = retry_after_s(value, NOVEMBER_1994_UNIX_S)
     assert hint is None or 0 < hint <= DAY_S
+
+
+def test_a_date_with_a_year_of_thousands_of_digits_is_garbage() -> None:
+    """int() raises beyond 4300 digits: a peer's header must not reach that."""
+    assert retry_after_s(f"Sun, 06 Nov {'9' * 5000} 08:49:37 GMT", 0.0) is None

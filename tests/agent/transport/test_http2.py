@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.transport.http2 import (
+from edge_agent.transport.http2_client import (
     CallError,
     ClientConnection,
     Response,
