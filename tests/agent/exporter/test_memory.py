@@ -112,4 +112,4 @@ def test_usage_is_one_where_the_next_request_would_cost_an_older_one() -> None:
     assert (held.evicted, memory.usage) == ([], 1.0)
     held.waiting.append(30)
     memory.admitted(30)
-    assert (held.evicted, memory.usage) == ([40], 0.9)
+    assert (held.evicted, memory.bytes, memory.usage) == ([40], 90, 1.0)
