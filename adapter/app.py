@@ -3,10 +3,10 @@
     POST /v1/metrics                  OTLP/HTTP: protobuf or JSON, gzip or not
     GET  /health /health/live /health/ready /metrics
 
-A request is unpacked, decoded and turned into rows by the store's thread, one piece in memory at a
-time, inside the transaction that stores them: the loop only passes bytes on. The answer is 200
-after the commit. What speaks against the data itself (partial success, 400, 413) will be said
-again however often it is sent, so it is never a retryable code.
+The loop only passes bytes on: a request is unpacked, decoded and turned into rows in other threads
+(intake.py), one piece in memory at a time. The answer is 200 after the commit. What speaks against
+the data itself (partial success, 400, 413) will be said again however often it is sent, so it is
+never a retryable code.
 
 Bodies are counted before they are read: together they never exceed MAX_BYTES_IN_FLIGHT. Whoever
 comes beyond that waits, and is asked to come back if that takes long.
@@ -14,18 +14,18 @@ comes beyond that waits, and is asked to come back if that takes long.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from adapter import decode
 from adapter.config import Tokens
 from adapter.health import Counters, health, metrics_text
-from adapter.row import Row
-from adapter.rows import Outcome, Window, rows_of
+from adapter.intake import BusyError, Intake
+from adapter.rows import Outcome, Window
 from adapter.sqlite import SqliteStore, StoreAwayError
 from edge_agent.log import Log
 from edge_agent.otlp.status import Code, PartialSuccess, Status, encode_response, encode_status
 from edge_agent.transport.budget import Budget
-from edge_agent.transport.compression import CompressionError, TooLargeError, gunzip
+from edge_agent.transport.compression import CompressionError, TooLargeError
 from edge_agent.transport.http1 import Head, Limits, Request, Response
 
 _log = Log("adapter")
@@ -56,6 +56,7 @@ class App:
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._intake = Intake(store, max_bytes=MAX_BODY_BYTES)
         self._tokens = tokens
         self._version = version
         self._now_ns = now_ns
@@ -89,6 +90,10 @@ class App:
         if head.path == _METRICS_PATH:
             self._counters.answered(response.status)
         return response
+
+    def close(self) -> None:
+        """End the threads that decode; what is answered later is 500."""
+        self._intake.close()
 
     # ---- answers ----
 
@@ -152,9 +157,16 @@ class App:
                 return _document(503, {"status": "not ready", "reason": reason})
 
     async def _store_metrics(self, request: Request) -> Response:
-        outcome = Outcome()
         try:
-            await self._store.write(self._batches(request, outcome))
+            outcome = await self._intake.take(
+                request.body,
+                is_gzip=_coding(request) == "gzip",
+                is_json=_media_type(request) == _JSON,
+                window=Window.at(self._now_ns()),
+                customers=self._customers(request),
+            )
+        except BusyError as error:
+            return _away(request, str(error), _RETRY_BUSY_S)
         except StoreAwayError as error:
             return _away(request, f"not stored: {error}", _RETRY_AWAY_S)
         except (TooLargeError, decode.TooLargeError) as error:
@@ -167,17 +179,6 @@ class App:
         if len(message) > _MAX_MESSAGE:
             message = f"{message[:_MAX_MESSAGE]}..."
         return _stored(request, PartialSuccess(outcome.rejected_points, message))
-
-    def _batches(self, request: Request, outcome: Outcome) -> Iterator[list[Row]]:
-        """The rows of `request`, piece by piece; run by the store's thread."""
-        body = request.body
-        if _coding(request) == "gzip":
-            body = gunzip(body, MAX_BODY_BYTES)
-        read = decode.from_json if _media_type(request) == _JSON else decode.from_protobuf
-        window = Window.at(self._now_ns())
-        customers = self._customers(request)
-        for message in read(body):
-            yield rows_of(message, window=window, customers=customers, outcome=outcome)
 
     def _say_rejections(self, request: Request, outcome: Outcome) -> None:
         for reason, rejection in outcome.rejected.items():

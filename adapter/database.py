@@ -18,9 +18,11 @@ Journal: WAL with synchronous=FULL, so that a commit is on the medium when it re
 user_version is the version of this layout, application_id says that the file is ours.
 """
 
+import errno
 import json
 import os
 import sqlite3
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -242,8 +244,25 @@ class Database:
         if self._one("PRAGMA freelist_count") * 4 > self._one("PRAGMA page_count"):
             self.connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
 
+    def third_newest_day_ms(self) -> int | None:
+        """When the third newest day with samples began, the oldest of less; None without any.
+
+        In milliseconds since 1970.
+        """
+        day = None
+        for _ in range(3):
+            older = self.connection.execute(
+                "SELECT max(time_bucket) FROM partitions WHERE time_bucket < ?", (day or "~",)
+            ).fetchone()[0]
+            if older is None:
+                break
+            day = older
+        if day is None:
+            return None
+        return round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1000
+
     def prove(self) -> None:
-        """Write something: raises what a request would meet."""
+        """Write something: raises what a request would meet, but for its size."""
         self.connection.execute(f"PRAGMA user_version = {VERSION}")
 
     def size_bytes(self) -> int:
@@ -259,6 +278,23 @@ class Database:
             pass
         finally:
             self.connection.close()
+
+
+def prove_room(directory: Path, size: int) -> None:
+    """Raise OSError unless `size` bytes more fit into `directory`.
+
+    They are reserved and given back, not written: an outage may last for weeks, on flash.
+    """
+    if size == 0:
+        return
+    # Without a name, so that nothing is left behind by a kill.
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            # Where the file system cannot reserve and the C library does not write instead.
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
 
 
 def attributes_json(attributes: Mapping[str, str]) -> str:

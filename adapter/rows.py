@@ -131,12 +131,11 @@ def rows_of(
     window: Window,
     customers: frozenset[str] | None,
     outcome: Outcome,
-) -> list[Row]:
-    """The rows of `request`; what makes none is counted in `outcome`.
+) -> Iterator[Row]:
+    """The rows of `request`, one at a time; what makes none is counted in `outcome`.
 
     `customers` are the customer ids that the sender may write, None for all.
     """
-    rows: list[Row] = []
     for resource_metrics in request.resource_metrics:
         attributes = text_map(resource_metrics.resource.attributes)
         metrics = [m for scope in resource_metrics.scope_metrics for m in scope.metrics]
@@ -156,8 +155,7 @@ def rows_of(
                 node_id, customer_id, service, hash_of_scope(resource_hash, scope_metrics.scope)
             )
             for metric in scope_metrics.metrics:
-                _add_metric(rows, metric, source, window, outcome)
-    return rows
+                yield from _metric_rows(metric, source, window, outcome)
 
 
 @dataclass(slots=True)
@@ -182,9 +180,9 @@ def _wrong_identity(node_id: str, customer_id: str, customers: frozenset[str] | 
     return None
 
 
-def _add_metric(
-    rows: list[Row], metric: Metric, source: _Source, window: Window, outcome: Outcome
-) -> None:
+def _metric_rows(
+    metric: Metric, source: _Source, window: Window, outcome: Outcome
+) -> Iterator[Row]:
     points, kind = data_points_of(metric)
     name, unit = metric.name, metric.unit
     named = f"metric {_named(name)} of node {_named(source.node_id)}"
@@ -193,7 +191,7 @@ def _add_metric(
         return
     for point in points:
         try:
-            rows += _point_rows(point, kind, metric, source, window)
+            yield from _point_rows(point, kind, metric, source, window)
         except RejectedError as rejected:
             outcome.reject(rejected.reason, 1, named)
         except SkippedError as skipped:

@@ -113,6 +113,7 @@ async def _serve(config: Config, store: SqliteStore, stopping: asyncio.Event) ->
         finally:
             app.stopping = True
             await server.close(_GRACE_S)
+            app.close()
             for task in upkeep:
                 task.cancel()
 
@@ -131,9 +132,9 @@ async def _expire(store: SqliteStore) -> None:
 async def _heal(store: SqliteStore) -> None:
     """End an outage without waiting for a request: nobody may send any while we are not ready."""
     while True:
+        await store.away.wait()
         await asyncio.sleep(_PROBE_INTERVAL_S)
-        if store.state.error is not None:
-            try:
-                await store.probe()
-            except StoreAwayError:
-                continue
+        try:
+            await store.probe()
+        except StoreAwayError:
+            continue

@@ -7,13 +7,16 @@ event loop, which owns the state that /health shows.
 Failures are told apart: a request that is no good is undone alone and fails alone; a medium that
 is full, locked or failing fails the whole group with StoreAwayError, and the next group tries
 again; a damaged file is moved aside under a name that says so, and a new one begun.
+
+An outage ends when as much as failed has been stored, or has been shown to fit (`probe`): what is
+small may fit where a full medium has room for nothing else, and says little.
 """
 
 import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from adapter.database import (
     is_corrupt,
     is_storage_fault,
     move_aside,
+    prove_room,
 )
 from adapter.row import Row
 from edge_agent.log import Log
@@ -32,10 +36,19 @@ _log = Log("store")
 
 # Requests in one commit. More of them would keep the first waiting longer than its fsync saves.
 MAX_GROUP = 64
+# Nor more rows, for the same reason: they take about 100 ms.
+MAX_GROUP_ROWS = 10_000
 # A step of expiry: a few milliseconds of work between two commits of requests.
 EXPIRE_ROWS = 2000
+# What a row takes in the journal at most, if it is of a hundred that are usual; and how much of
+# that an outage is taken to be about, at least and at most.
+_ROW_BYTES = 2048
+_LEAST_OWED, _MOST_OWED = 50, MAX_GROUP_ROWS
 # A disk that damages every file we make must not be filled with damaged files.
 _MIN_ASIDE_INTERVAL_S = 60.0
+
+
+_DAY_MS = 86_400_000
 
 
 class StoreAwayError(Exception):
@@ -65,7 +78,8 @@ class _Job:
 
     run: Callable[[Database], int | None]
     done: asyncio.Future[int | None]
-    is_write: bool
+    rows: int
+    is_probe: bool = False
     result: int | Exception | None = None
 
 
@@ -74,6 +88,7 @@ class _Report:
     """What one group came to."""
 
     jobs: list[_Job]
+    stored: bool = False
     latency_s: float = 0.0
     size_bytes: int = 0
     error: str | None = None
@@ -88,6 +103,8 @@ class SqliteStore:
         self, directory: Path, *, ttl_s: int, now_ns: Callable[[], int] = time.time_ns
     ) -> None:
         self.state = StoreState(str(directory / FILE_NAME))
+        self.away = asyncio.Event()
+        """Set during an outage."""
         self._path = directory / FILE_NAME
         self._ttl_s = ttl_s
         self._now_ns = now_ns
@@ -106,28 +123,32 @@ class SqliteStore:
             # The state says so, and so did the log.
             return
 
-    async def write(self, batches: Iterable[Sequence[Row]]) -> int:
-        """Store all rows of `batches` and return how many, once they are durable.
+    async def write(self, rows: Sequence[Row]) -> int:
+        """Store all of `rows` or none and return how many, once they are durable.
 
-        `batches` is run in the store's thread, one batch in memory at a time. What it raises is
-        raised here, and no row of it is kept. Raises StoreAwayError.
+        Raises StoreAwayError.
         """
 
         def insert(database: Database) -> int:
-            rows = 0
-            for batch in batches:
-                database.insert(batch)
-                rows += len(batch)
-            return rows
+            database.insert(rows)
+            return len(rows)
 
-        return await self._submit(insert, is_write=True) or 0
+        return await self._submit(insert, rows=len(rows)) or 0
 
     async def expire(self) -> int:
         """Delete what is older than the TTL, in steps between which requests are served.
 
         Returns the rows deleted; raises StoreAwayError.
+
+        Devices boot with wrong dates. So the present is at most what the samples say: the third
+        day from the third newest on which there are any. A date that is wrong for less than a day
+        deletes nothing, whether rows come with it or not; a store that gets none keeps what it has.
         """
-        cutoff_ms = self._now_ns() // 1_000_000 - self._ttl_s * 1000
+        now_ms = self._now_ns() // 1_000_000
+        third_ms = await self._submit(lambda database: database.third_newest_day_ms())
+        if third_ms is None:
+            return 0
+        cutoff_ms = min(now_ms, third_ms + 3 * _DAY_MS) - self._ttl_s * 1000
         total, deleted = 0, EXPIRE_ROWS
         while deleted == EXPIRE_ROWS:
             deleted = await self._submit(lambda db: db.expire(cutoff_ms, EXPIRE_ROWS)) or 0
@@ -137,8 +158,8 @@ class SqliteStore:
         return total
 
     async def probe(self) -> None:
-        """Write something small: ends an outage that no request would; raises StoreAwayError."""
-        await self._submit(lambda database: database.prove())
+        """End an outage that no request would; raises StoreAwayError while it lasts."""
+        await self._submit(lambda database: database.prove(), is_probe=True)
 
     async def close(self) -> None:
         """Finish what waits, bring the journal into the file, end the thread."""
@@ -149,11 +170,15 @@ class SqliteStore:
         self._thread.join()
 
     async def _submit(
-        self, run: Callable[[Database], int | None], *, is_write: bool = False
+        self,
+        run: Callable[[Database], int | None],
+        *,
+        rows: int = 0,
+        is_probe: bool = False,
     ) -> int | None:
         if self._ended.done():
             raise StoreAwayError("the store's thread has ended")
-        job = _Job(run, self._loop.create_future(), is_write)
+        job = _Job(run, self._loop.create_future(), rows, is_probe)
         self._waiting.put(job)
         return await job.done
 
@@ -161,8 +186,8 @@ class SqliteStore:
         """On the loop: publish what a group came to."""
         rows = 0
         for job in report.jobs:
-            if job.is_write and isinstance(job.result, int):
-                rows += job.result
+            if isinstance(job.result, int):
+                rows += job.rows
             if job.done.done():
                 continue  # Whoever asked has gone.
             if isinstance(job.result, Exception):
@@ -172,7 +197,7 @@ class SqliteStore:
         state = replace(
             self.state, error=report.error, moved_aside=self.state.moved_aside + report.moved_aside
         )
-        if report.error is None:
+        if report.stored:
             state = replace(
                 state,
                 last_write_ns=report.now_ns if rows else state.last_write_ns,
@@ -184,6 +209,10 @@ class SqliteStore:
             )
         self._say_change(state)
         self.state = state
+        if state.error is None:
+            self.away.clear()
+        else:
+            self.away.set()
 
     def _say_change(self, state: StoreState) -> None:
         # Once an outage, not once a request.
@@ -226,12 +255,14 @@ class SqliteStore:
             self._loop.call_soon_threadsafe(callback, *what)
 
     def _next_group(self) -> list[_Job]:
-        """All that waits, at least one, at most MAX_GROUP; empty at the end."""
+        """What waits, at least one, until it is a group; empty at the end."""
         jobs: list[_Job] = []
+        rows = 0
         job = self._waiting.get()
         while job is not None:
             jobs.append(job)
-            if len(jobs) == MAX_GROUP or self._waiting.empty():
+            rows += job.rows
+            if len(jobs) == MAX_GROUP or rows >= MAX_GROUP_ROWS or self._waiting.empty():
                 return jobs
             job = self._waiting.get_nowait()
         if jobs:
@@ -248,6 +279,14 @@ class _Writer:
     database: Database | None = None
     moved_at_s: float | None = None
     aside: int = 0
+    reason: str | None = None
+    """Of the outage; None without one. What follows is in rows."""
+    owed: int = 0
+    """What has to be stored, or shown to fit, before it is over."""
+    paid: int = 0
+    """What has been stored since something failed."""
+    vouched: int = 0
+    """What a probe has shown to fit, and no write has yet."""
 
     def commit_group(self, jobs: list[_Job]) -> _Report:
         """Run `jobs` in one transaction, each undone alone if it alone fails."""
@@ -256,24 +295,59 @@ class _Writer:
         self.aside = 0
         try:
             database = self._open()
+            proven = self._prove_room(jobs)
             database.begin()
-            for job in jobs:
-                self._run_job(database, job)
+            stored = sum(self._run_job(database, job) for job in jobs if job.result is None)
             database.commit()
             report.size_bytes = database.size_bytes()
+            report.stored = True
+            self._stored(stored, proven=proven)
         except Exception as error:
             if not isinstance(error, ForeignError) and not is_storage_fault(error):
                 raise
-            report.error = self._recover(error)
+            self.reason = self._recover(error)
+            self._failed(sum(job.rows for job in jobs))
             for job in jobs:
                 if not isinstance(job.result, Exception):
-                    job.result = StoreAwayError(report.error)
+                    job.result = StoreAwayError(self.reason)
+        report.error = self.reason
         report.moved_aside = self.aside
         report.latency_s = time.monotonic() - started_s
         return report
 
-    def _run_job(self, database: Database, job: _Job) -> None:
+    def _prove_room(self, jobs: Sequence[_Job]) -> bool:
+        """Whether there is a probe among `jobs`, and room for what is owed; fails it if not."""
+        probes = [job for job in jobs if job.is_probe]
+        if not probes:
+            return False
+        try:
+            prove_room(self.path.parent, self.owed * _ROW_BYTES)
+        except OSError as error:
+            for job in probes:
+                job.result = StoreAwayError(f"{self.path.parent}: {error.strerror}")
+            return False
+        return True
+
+    def _stored(self, rows: int, *, proven: bool) -> None:
+        self.paid += rows
+        if self.paid >= self.vouched:
+            self.vouched = 0
+        if self.reason is None or not (proven or self.paid >= self.owed):
+            return
+        if self.paid < self.owed:
+            self.vouched = self.owed
+        self.reason, self.owed, self.paid = None, 0, 0
+
+    def _failed(self, rows: int) -> None:
+        # If a probe was wrong about the last outage, the next has to show more: no flapping.
+        owed = max(_LEAST_OWED, rows, self.owed, 2 * self.vouched)
+        self.owed = min(owed, _MOST_OWED)
+        self.paid = self.vouched = 0
+
+    def _run_job(self, database: Database, job: _Job) -> int:
+        """Sets its result, and returns how many of its rows were not there already."""
         execute = database.connection.execute
+        before = database.connection.total_changes
         execute("SAVEPOINT job")
         try:
             job.result = job.run(database)
@@ -284,6 +358,10 @@ class _Writer:
             database.forget_numbers()
             execute("ROLLBACK TO job")
         execute("RELEASE job")
+        if isinstance(job.result, Exception):
+            return 0
+        # Partitions and series are changes too.
+        return min(job.rows, database.connection.total_changes - before)
 
     def _open(self) -> Database:
         if self.database is None:

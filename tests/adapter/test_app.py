@@ -91,6 +91,7 @@ async def running(
     finally:
         await client.close()
         await server.close(DEADLINE_S)
+        app.close()
         await store.close()
         assert app.budget.in_flight == 0
 

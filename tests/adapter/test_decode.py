@@ -1,6 +1,7 @@
 """Bodies, large and damaged and in JSON, say the same cut up as whole."""
 
 import json
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -14,12 +15,17 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataPoint
 
 from adapter import decode
-from adapter.decode import MalformedError, TooLargeError, from_json, from_protobuf
+from adapter.decode import MalformedError, TooLargeError, from_protobuf, json_to_protobuf
 from adapter.row import Row
 from adapter.rows import Outcome, Window, rows_of
 from edge_agent.otlp import wire
 from tests.adapter.build import NOW_NS, RESOURCE, filled, gauge, point, request
 from tests.adapter.test_rows import REQUESTS, encoded
+
+
+def from_json(body: bytes) -> Iterator[ExportMetricsServiceRequest]:
+    """The messages in a body of JSON."""
+    return from_protobuf(json_to_protobuf(body))
 
 
 def rows(*messages: ExportMetricsServiceRequest) -> tuple[list[Row], Outcome]:

@@ -228,12 +228,13 @@ def test_tokens_from_a_file(tmp_path: Path):
 
 
 def test_many_points_do_not_make_it_grow(adapter: Adapter):
-    """4 MB of the smallest data points: decoded whole they would take 200 MB."""
+    """The smallest that there are: decoded whole, 800 KB of them would take 40 MB."""
     before = _anonymous_mb(adapter)
-    assert post(adapter.url, _empty_points(2_000_000)) == 200
+    assert post(adapter.url, _empty_points(400_000)) == 200
+    assert post(adapter.url, _empty_points(2_000_000)) == 413
     assert _anonymous_mb(adapter) - before < 64
     text = get(f"{adapter.url}/metrics")[1]
-    assert 'adapter_points_rejected_total{reason="time_zero"} 2000000\n' in text
+    assert 'adapter_points_rejected_total{reason="time_zero"} 400000\n' in text
 
 
 def _empty_points(count: int) -> bytes:

@@ -48,7 +48,8 @@ def rows_and_outcome(
 ) -> tuple[list[Row], Outcome]:
     """What becomes of `built` at NOW_NS."""
     outcome = Outcome()
-    return rows_of(built, window=WINDOW, customers=customers, outcome=outcome), outcome
+    rows = list(rows_of(built, window=WINDOW, customers=customers, outcome=outcome))
+    return rows, outcome
 
 
 def only(*metrics: Metric, resource: Mapping[str, object] = RESOURCE) -> list[Row]:

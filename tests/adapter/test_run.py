@@ -19,7 +19,7 @@ from adapter.run import StateInUseError, locked, run
 from adapter.sqlite import SqliteStore, StoreAwayError
 from edge_agent.settings import ConfigError
 from edge_agent.stop import StopRequest
-from tests.adapter.test_database import row
+from tests.adapter.test_database import DAY_MS, row
 
 DEADLINE_S = 20.0
 
@@ -84,6 +84,7 @@ async def test_expired_rows_go_at_the_start(tmp_path: Path, caplog: pytest.LogCa
     database = Database(tmp_path / FILE_NAME)
     database.begin()
     database.insert([row(n)._replace(timestamp_ms=n, time_bucket="1970-01-01") for n in range(7)])
+    database.insert([row(-n * DAY_MS) for n in range(2)])
     database.commit()
     database.close()
     async with running(config(tmp_path), caplog):

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def count(directory: Path) -> int:
 async def test_rows_are_in_the_file_when_write_returns(tmp_path: Path):
     """And the state says so."""
     async with running(tmp_path) as store:
-        assert await store.write([[row(0), row(1)], [], [row(2)]]) == 3
+        assert await store.write([row(0), row(1), row(2)]) == 3
         assert count(tmp_path) == 3
         state = store.state
         assert (state.rows, state.error, state.alive) == (3, None, True)
@@ -71,27 +71,27 @@ async def test_what_waits_is_committed_together(tmp_path: Path):
     """Many requests, few commits; each learns its own result."""
     async with running(tmp_path) as store:
         before = store.state.commits
-        writes = [store.write([[row(n)] * (n % 3)]) for n in range(3 * MAX_GROUP)]
+        writes = [store.write([row(n)] * (n % 3)) for n in range(3 * MAX_GROUP)]
         assert await asyncio.gather(*writes) == [n % 3 for n in range(3 * MAX_GROUP)]
         assert store.state.commits - before <= 5
         assert count(tmp_path) == sum(1 for n in range(3 * MAX_GROUP) if n % 3)
 
 
 async def test_a_request_that_is_no_good_is_undone_alone(tmp_path: Path):
-    """Its earlier batches too; its neighbours in the same commit are stored."""
-
-    def bad() -> Iterator[list[Row]]:
-        yield [row(1, node_id="bad", attributes={"new": "series"}, series=b"n" * 16)]
-        raise ValueError("not protobuf")
-
+    """All its rows; its neighbours in the same commit are stored."""
+    bad = [
+        row(1, node_id="bad", attributes={"new": "series"}, series=b"n" * 16),
+        row(2, value_int=2**63),
+    ]
     async with running(tmp_path) as store:
         results = await asyncio.gather(
-            store.write([[row(0)]]),
-            store.write(bad()),
-            store.write([[row(1, node_id="good", series=b"n" * 16)]]),
+            store.write([row(0)]),
+            store.write(bad),
+            store.write([row(1, node_id="good", series=b"n" * 16)]),
             return_exceptions=True,
         )
-        assert (results[0], str(results[1]), results[2]) == (1, "not protobuf", 1)
+        assert results[0] == results[2] == 1
+        assert isinstance(results[1], OverflowError)
         assert (store.state.error, store.state.rows) == (None, 2)
         with closing(open_for_reading(tmp_path / FILE_NAME)) as reader:
             nodes = reader.execute("SELECT node_id FROM metrics ORDER BY node_id").fetchall()
@@ -102,18 +102,18 @@ async def test_a_row_that_the_file_cannot_take_is_our_bug_not_an_outage(tmp_path
     """The request fails with the reason, the store goes on."""
     async with running(tmp_path) as store:
         with pytest.raises(OverflowError):
-            await store.write([[row(0, value_int=2**63)]])
+            await store.write([row(0, value_int=2**63)])
         assert store.state.error is None
-        assert await store.write([[row(0)]]) == 1
+        assert await store.write([row(0)]) == 1
 
 
 async def test_whoever_gave_up_waiting_hinders_nobody(tmp_path: Path):
     """The rows are stored; there is just nobody to tell."""
     async with running(tmp_path) as store:
-        impatient = asyncio.ensure_future(store.write([[row(0)]]))
+        impatient = asyncio.ensure_future(store.write([row(0)]))
         await asyncio.sleep(0)
         impatient.cancel()
-        assert await store.write([[row(1)]]) == 1
+        assert await store.write([row(1)]) == 1
         assert count(tmp_path) == 2
 
 
@@ -148,18 +148,18 @@ async def test_a_full_disk_is_an_outage_that_ends_by_itself(
 ):
     """Nothing of the request is kept, the log says it once, and then all goes on."""
     async with running(tmp_path) as store:
-        await store.write([[row(0)]])
+        await store.write([row(0)])
         full.pages = 20
         for _ in range(3):
             with pytest.raises(StoreAwayError, match="database or disk is full"):
-                await store.write([[row(5)], many()])
+                await store.write([row(5), *many()])
         assert "full" in str(store.state.error)
         assert store.state.rows == 1
         assert count(tmp_path) == 1
         full.pages = None
-        assert await store.write([many()]) == 500
+        assert await store.write([row(5), *many()]) == 501
         assert store.state.error is None
-        assert count(tmp_path) == 501
+        assert count(tmp_path) == 502
     said = [record.getMessage() for record in caplog.records if record.name == "store"]
     assert said.count("store is away, senders are told to retry") == 1
 
@@ -168,21 +168,17 @@ async def test_all_of_a_group_is_told_when_the_medium_fails(
     tmp_path: Path, full: type[FullDatabase]
 ):
     """One commit, one fate; but who was no good anyway keeps its own reason."""
-
-    def bad() -> Iterator[list[Row]]:
-        raise ValueError("not protobuf")
-        yield []
-
+    bad = [row(2, value_int=2**63)]
     async with running(tmp_path) as store:
         full.pages = 20
         results = await asyncio.gather(
-            store.write([[row(0)]]),
-            store.write(bad()),
-            store.write([many()]),
+            store.write([row(0)]),
+            store.write(bad),
+            store.write(many()),
             return_exceptions=True,
         )
         kinds = [type(result) for result in results]
-        assert kinds == [StoreAwayError, ValueError, StoreAwayError]
+        assert kinds == [StoreAwayError, OverflowError, StoreAwayError]
         full.pages = None
         await store.probe()
         assert count(tmp_path) == 0
@@ -197,9 +193,9 @@ async def test_a_file_locked_by_another_is_an_outage(
         with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreAwayError, match="locked"):
-                await store.write([[row(0)]])
+                await store.write([row(0)])
             other.execute("ROLLBACK")
-        assert await store.write([[row(0)]]) == 1
+        assert await store.write([row(0)]) == 1
 
 
 async def test_a_directory_that_comes_late_ends_the_outage(tmp_path: Path):
@@ -209,11 +205,11 @@ async def test_a_directory_that_comes_late_ends_the_outage(tmp_path: Path):
     async with running(directory) as store:
         assert store.state.error is not None
         with pytest.raises(StoreAwayError):
-            await store.write([[row(0)]])
+            await store.write([row(0)])
         directory.unlink()
         await store.probe()
         assert store.state.error is None
-        assert await store.write([[row(0)]]) == 1
+        assert await store.write([row(0)]) == 1
 
 
 # ---- files that are no good -------------------------------------------------------------------
@@ -231,7 +227,7 @@ async def test_a_corrupt_file_is_moved_aside_and_a_new_one_begun(
     (tmp_path / FILE_NAME).write_bytes(b"garbage" * 1000)
     async with running(tmp_path) as store:
         assert store.state.error is None
-        assert await store.write([[row(0)]]) == 1
+        assert await store.write([row(0)]) == 1
         (moved,) = aside(tmp_path)
         assert moved.read_bytes() == b"garbage" * 1000
         assert moved.name == "metrics.db.corrupt-20260131T235959.999000Z"
@@ -243,11 +239,11 @@ async def test_a_corrupt_file_is_moved_aside_and_a_new_one_begun(
 async def test_corruption_under_way_costs_one_retry(tmp_path: Path):
     """A page goes bad while we run: 503 once, then a new file; the old one is kept."""
     async with running(tmp_path) as store:
-        await store.write([many()])
+        await store.write(many())
         damage(tmp_path, store)
         with pytest.raises(StoreAwayError, match=r"malformed|not a database"):
             await _write_until_noticed(store)
-        assert await store.write([[row(9)]]) == 1
+        assert await store.write([row(9)]) == 1
         assert store.state.moved_aside == 1
         assert len(aside(tmp_path)) >= 1
         assert count(tmp_path) == 1
@@ -255,7 +251,7 @@ async def test_corruption_under_way_costs_one_retry(tmp_path: Path):
 
 async def _write_until_noticed(store: SqliteStore) -> None:
     for n in range(50):
-        await store.write([many(first=n)])
+        await store.write(many(first=n))
 
 
 def damage(directory: Path, store: SqliteStore) -> None:
@@ -280,7 +276,7 @@ async def test_a_file_of_a_later_version_or_another_program_is_moved_aside(
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as other:
         other.execute(statement)
     async with running(tmp_path) as store:
-        assert await store.write([[row(0)]]) == 1
+        assert await store.write([row(0)]) == 1
         assert [p.name.split(".")[2].split("-")[0] for p in aside(tmp_path)] == [word]
 
 
@@ -297,7 +293,7 @@ async def test_a_disk_that_spoils_everything_is_not_filled_with_spoils(
     async with running(tmp_path) as store:
         for _ in range(3):
             with pytest.raises(StoreAwayError):
-                await store.write([[row(0)]])
+                await store.write([row(0)])
         assert len(aside(tmp_path)) == 1
 
 
@@ -306,7 +302,7 @@ async def test_a_corrupt_file_that_cannot_be_moved_is_an_outage(
 ):
     """The reason names both."""
     async with running(tmp_path) as store:
-        await store.write([many()])
+        await store.write(many())
 
         def refuse(*_: object) -> Path:
             raise OSError(30, "Read-only file system")
@@ -325,11 +321,11 @@ async def test_rows_older_than_the_ttl_are_deleted_in_steps(tmp_path: Path):
     clock = Clock()
     async with running(tmp_path, clock) as store:
         old = [row(n - DAY_MS) for n in range(EXPIRE_ROWS + 500)]
-        await store.write([old, [row(0)]])
+        await store.write([*old, row(0)])
         assert await store.expire() == 0
         clock.now_ns += 86_400 * 10**9
         commits = store.state.commits
-        expired, stored = await asyncio.gather(store.expire(), store.write([[row(1)]]))
+        expired, stored = await asyncio.gather(store.expire(), store.write([row(1)]))
         assert (expired, stored) == (len(old), 1)
         assert store.state.expired_rows == len(old)
         assert store.state.commits - commits >= 3
@@ -340,7 +336,7 @@ async def test_a_row_at_the_edge_of_the_ttl(tmp_path: Path):
     """Exactly as old as the TTL is too old; a millisecond younger is not."""
     clock = Clock()
     async with running(tmp_path, clock) as store:
-        await store.write([[row(0), row(1)]])
+        await store.write([row(0), row(1)])
         clock.now_ns = (MIDNIGHT_MS + 2 * DAY_MS) * 10**6
         assert await store.expire() == 1
         assert count(tmp_path) == 1
@@ -352,13 +348,13 @@ async def test_a_row_at_the_edge_of_the_ttl(tmp_path: Path):
 async def test_closing_finishes_what_waits_and_leaves_one_file(tmp_path: Path):
     """The journal is brought into the file."""
     async with running(tmp_path) as store:
-        writes = [asyncio.ensure_future(store.write([[row(n)]])) for n in range(100)]
+        writes = [asyncio.ensure_future(store.write([row(n)])) for n in range(100)]
         await asyncio.sleep(0)
     assert await asyncio.gather(*writes) == [1] * 100
     assert [p.name for p in tmp_path.iterdir()] == [FILE_NAME]
     assert count(tmp_path) == 100
     with pytest.raises(StoreAwayError, match="ended"):
-        await store.write([[row(0)]])
+        await store.write([row(0)])
 
 
 async def test_a_store_that_was_never_started_closes(tmp_path: Path):
@@ -375,22 +371,15 @@ async def test_the_death_of_the_thread_is_loud(
 ):
     """Nobody waits for ever, and /health can say it."""
 
-    def die() -> Iterator[list[Row]]:
-        raise SystemExit
-        yield []
+    def die(*_: object) -> None:
+        raise fatal("a bug")
 
-    if fatal is AssertionError:
-        monkeypatch.setattr(Database, "commit", _fail)
     async with running(tmp_path) as store:
-        writes: list[Callable[[], Iterator[list[Row]]]] = [die, lambda: iter([])]
+        monkeypatch.setattr(Database, "commit" if fatal is AssertionError else "insert", die)
         results = await asyncio.gather(
-            *(store.write(batches()) for batches in writes), return_exceptions=True
+            store.write([row(0)]), store.write([row(1)]), return_exceptions=True
         )
         assert {type(result) for result in results} == {StoreAwayError}
         assert not store.state.alive
         assert "thread died" in str(store.state.error)
     assert any("has died" in record.getMessage() for record in caplog.records)
-
-
-def _fail(_: Database) -> None:
-    raise AssertionError("a bug")
