@@ -206,6 +206,9 @@ class Http2Server:
     ) -> None:
         self.closing = True
         self._server.close()
+        # What was accepted in this turn of the loop gets its transport in the next few.
+        for _ in range(5):
+            await asyncio.sleep(0)
         for connection in self.connections:
             connection.transport.abort()
         await self.until(lambda: all(c.lost for c in self.connections))

@@ -39,6 +39,9 @@ class RawServer:
     ) -> None:
         self._closing = True
         self._server.close()
+        # What was accepted in this turn of the loop gets its transport in the next few.
+        for _ in range(5):
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         async with asyncio.timeout(PATIENCE_S):
