@@ -84,7 +84,7 @@ async def test_expired_rows_go_at_the_start(tmp_path: Path, caplog: pytest.LogCa
     database = Database(tmp_path / FILE_NAME)
     database.begin()
     database.insert([row(n)._replace(timestamp_ms=n, time_bucket="1970-01-01") for n in range(7)])
-    database.insert([row(-n * DAY_MS) for n in range(2)])
+    database.insert([row(-n * DAY_MS) for n in range(3)])
     database.commit()
     database.close()
     async with running(config(tmp_path), caplog):
