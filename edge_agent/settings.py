@@ -67,8 +67,10 @@ _MAX_SHOWN = 100
 
 def shown(text: str) -> str:
     """`text` fit for a message: one line, bounded, without the credentials a URL may carry."""
-    # Up to the last @ of the authority: a password may itself contain one.
-    text = re.sub(r"(//|^)[^/?#]*@", rf"\1{REDACTED}@", text)
+    # Up to the last @ of all: a password that nobody encoded may contain any of `@/?#`.
+    text = re.sub(
+        r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)?.*@", rf"\1{REDACTED}@", text, flags=re.DOTALL
+    )
     text = re.sub(r"\?.*", f"?{REDACTED}", text, flags=re.DOTALL)
     text = one_line(text)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -42,7 +42,8 @@ class BootClock:
         measured = now - boottime_ns()
         stated = _btime_ns(machine)
         close = stated is not None and abs(stated - measured) <= _STEP_NS and stated <= now
-        self.boot_time_unix_nano: int = stated if stated is not None and close else measured
+        # A clock in January 1970 on a machine that was suspended: a boot before the epoch.
+        self.boot_time_unix_nano: int = max(0, stated if stated is not None and close else measured)
 
     def uptime_s(self) -> float:
         """Seconds since boot, suspended time included."""
@@ -52,9 +53,9 @@ class BootClock:
         """The wall clock; the boot time follows it where it was set."""
         now = self._time_ns()
         measured = now - self._boottime_ns()
-        step_ns = measured - self.boot_time_unix_nano
+        step_ns = max(0, measured) - self.boot_time_unix_nano
         if abs(step_ns) > _STEP_NS or now < self.boot_time_unix_nano:
-            self.boot_time_unix_nano = measured
+            self.boot_time_unix_nano = max(0, measured)
             log.info("clock was set, counters start anew", step_s=step_ns / _NS)
         return now
 

@@ -1,8 +1,9 @@
-"""The one thread beside the event loop for probes that may block, with a deadline.
+"""A thread beside the event loop for probes that may block, with a deadline for each.
 
 A probe that does not come back in time keeps its thread: the kernel gives no way to take it out
-of a read from a dead server. It is left alone until it returns, a new thread does the others, and
-no more than `max_stuck` of them are ever out.
+of a read from a dead server. It is left alone until it returns, and a new thread does the others.
+Where `max_stuck` are out, only those are asked that have answered before: dead servers neither
+pile up threads nor silence what is well.
 """
 
 import asyncio
@@ -73,6 +74,7 @@ class Worker:
         self._max_stuck = max_stuck
         self._queue: SimpleQueue[Callable[[], None] | None] | None = None
         self._stuck: set[str] = set()
+        self._answered: set[str] = set()
 
     @property
     def stuck(self) -> frozenset[str]:
@@ -80,41 +82,60 @@ class Worker:
         return frozenset(self._stuck)
 
     async def run(self, probes: Mapping[str, Callable[[], T]]) -> dict[str, T | Exception]:
-        """What each probe returned or raised.
+        """What each probe returned or raised; those that are stuck are missing.
 
-        Those that are stuck are missing, and so are all others while too many are.
+        A dead one costs one to two deadlines, once.
         """
         loop = asyncio.get_running_loop()
         answers: dict[str, T | Exception] = {}
-        pending = {name: probe for name, probe in probes.items() if name not in self._stuck}
-        while pending and len(self._stuck) < self._max_stuck:
+        pending = self._askable(probes)
+        while pending:
             batch = _Batch(pending, loop, self._stuck.discard)
             self._thread().put(batch.run)
-            done, _ = await asyncio.wait([batch.done], timeout=self._deadline_s)
+            done = await self._through(batch)
             if not done:
                 batch.abandoned = True
                 # The thread ends when it is through, whether or not it has seen `abandoned`.
                 self.close()
             answers.update(batch.answers)
+            self._answered.update(batch.answers)
             if not done:
                 if batch.current is None:
                     break  # The machine is too busy to start a thread: nothing was asked.
                 if batch.current not in answers:
                     self._stuck.add(batch.current)
-            pending = {
-                name: probe
-                for name, probe in pending.items()
-                if name not in answers and name not in self._stuck
-            }
+            pending = self._askable({n: p for n, p in pending.items() if n not in answers})
         return answers
+
+    def _askable(self, probes: Mapping[str, Callable[[], T]]) -> dict[str, Callable[[], T]]:
+        full = len(self._stuck) >= self._max_stuck
+        return {
+            name: probe
+            for name, probe in probes.items()
+            if name not in self._stuck and (not full or name in self._answered)
+        }
+
+    async def _through(self, batch: _Batch[T]) -> bool:
+        """Whether all was asked; false once the same probe was out at two looks in a row."""
+        out: str | None = None
+        while True:
+            done, _ = await asyncio.wait([batch.done], timeout=self._deadline_s)
+            if done or batch.current == out:
+                return bool(done)
+            out = batch.current
 
     def _thread(self) -> SimpleQueue[Callable[[], None] | None]:
         if self._queue is None:
             self._queue = SimpleQueue()
             # A daemon: a probe that never returns must not keep the process.
-            threading.Thread(
+            thread = threading.Thread(
                 target=_serve, args=(self._queue,), name="host-probes", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # The machine, or our cgroup, has no thread to give: not now.
+                queue, self._queue = self._queue, None
+                return queue
         return self._queue
 
     def close(self) -> None:

@@ -190,7 +190,11 @@ async def _in_thread(function: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, settled)
 
-    threading.Thread(target=run, name="dial", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="dial", daemon=True).start()
+    except RuntimeError as error:  # The machine, or our cgroup, has no thread to give.
+        _free_threads.release()
+        raise OSError(str(error)) from None
     return await answer
 
 

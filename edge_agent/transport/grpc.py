@@ -37,13 +37,14 @@ _RESERVED = frozenset(
     }
 )
 _NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz_-.")
-# doc/http-grpc-status-mapping.md, for an answer without grpc-status. 413 is our addition: proxies
-# answer it to a request that is too large, which splitting cures.
+# doc/http-grpc-status-mapping.md, for an answer without grpc-status. Two are our additions, a
+# proxy's both: 407, and 413 for a request that is too large, which splitting cures.
 _HTTP_STATUS_CODES = {
     400: Code.INTERNAL,
     401: Code.UNAUTHENTICATED,
     403: Code.PERMISSION_DENIED,
     404: Code.UNIMPLEMENTED,
+    407: Code.UNAUTHENTICATED,
     413: Code.RESOURCE_EXHAUSTED,
     429: Code.UNAVAILABLE,
     502: Code.UNAVAILABLE,
@@ -214,8 +215,13 @@ def answer(headers: Headers, trailers: Headers) -> Answer:
 def _without_status(headers: dict[bytes, bytes]) -> tuple[int, str]:
     status = headers.get(b":status", b"")
     if status != b"200":
-        number = int(status) if status.isdigit() else 0
-        return _HTTP_STATUS_CODES.get(number, Code.UNKNOWN), f"answered HTTP status {number}"
+        number = int(status) if status.isdigit() and len(status) == 3 else 0
+        code = _HTTP_STATUS_CODES.get(number)
+        if code is None:
+            # The mapping says UNKNOWN, which OTLP never retries. But a portal's redirect or a
+            # proxy's 500 is not the collector's word on the data.
+            raise GrpcError(f"answered HTTP status {number}")
+        return code, f"answered HTTP status {number}"
     # The mapping knows no code for these. A gRPC peer does not answer so; a captive portal does.
     content_type = headers.get(b"content-type", b"")
     if not is_grpc(content_type):

@@ -47,6 +47,10 @@ class Turn:
     held: int = 0
 
 
+# llhttp has taken it for a number of up to 64 bits.
+_LENGTH_DIGITS = 20
+
+
 class RequestReader:
     """Turns what a client sends into `ready` turns.
 
@@ -223,7 +227,7 @@ class RequestReader:
         headers = self._headers
         version = self._parser.get_http_version()
         length_text, coding = headers.get("content-length"), headers.get("transfer-encoding")
-        length = 0 if length_text is None else int(length_text)
+        length = 0 if length_text is None else int(length_text.lstrip("0")[:_LENGTH_DIGITS] or "0")
         path, query = _split_target(self._target)
         self._head = head = Head(
             self._parser.get_method().decode("latin-1"), path or "", query, headers, self._peer

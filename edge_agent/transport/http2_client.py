@@ -312,8 +312,10 @@ class ClientConnection(asyncio.Protocol):
     def _take_of_connection(self, event: ngh2.Event) -> None:
         match event:
             case ngh2.SettingsReceived():
-                announced = self._http2.remote_settings[ngh2.Setting.MAX_CONCURRENT_STREAMS]
-                self._max_calls = min(announced, MAX_STREAMS)
+                # A connection that is ending refuses to be asked.
+                with contextlib.suppress(ngh2.NGH2Error):
+                    announced = self._http2.remote_settings[ngh2.Setting.MAX_CONCURRENT_STREAMS]
+                    self._max_calls = min(announced, MAX_STREAMS)
                 if not self._ready.done():
                     self._ready.set_result(None)
                 self._start_calls()

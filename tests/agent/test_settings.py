@@ -414,6 +414,8 @@ def test_a_shown_value_is_one_short_line() -> None:
     assert one_line("a\n\x1b[31m") == "a\\n\\x1b[31m"
     assert shown("x" * 101) == "x" * 100 + "..."
     assert shown("u:p@h:1") == "***@h:1"
+    assert shown("http://user:s3/cr?e#t@p:3128") == "http://***@p:3128"
+    assert shown("https://c.example.com:4317/v1") == "https://c.example.com:4317/v1"
 
 
 def test_nearest_is_none_where_nothing_is_near() -> None:

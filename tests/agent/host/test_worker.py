@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -90,7 +91,7 @@ async def test_a_dead_probe_is_left_alone_until_it_returns() -> None:
 
 
 async def test_dead_probes_do_not_pile_up_threads() -> None:
-    """At the bound nothing is asked any more until one is back."""
+    """At the bound nothing new is asked any more until one is back."""
     dead = [Dead() for _ in range(5)]
     before = threads()
     with worker(max_stuck=2) as made:
@@ -103,6 +104,48 @@ async def test_dead_probes_do_not_pile_up_threads() -> None:
             probe.revived.set()
         await until_free(made)
         assert (await made.run({"a": lambda: "1"})) == {"a": "1"}
+
+
+async def test_dead_probes_do_not_silence_what_has_answered_before() -> None:
+    """Four dead exports of one server are ordinary; the local file systems go on."""
+    dead = {f"dead{n}": Dead() for n in range(3)}
+    with worker(max_stuck=2) as made:
+        for _ in range(3):
+            assert await made.run({"a": lambda: "1", **dead, "b": lambda: "2"}) == {"a": "1"}
+        for probe in dead.values():
+            probe.revived.set()
+        await until_free(made)
+
+
+async def test_the_deadline_is_for_a_probe_and_not_for_all_of_them() -> None:
+    """Many that are slow together are not dead."""
+    order: list[int] = []
+
+    def slow(number: int) -> int:
+        order.append(number)
+        threading.Event().wait(DEADLINE_S * 0.6)
+        return number
+
+    probes = {str(n): partial(slow, n) for n in range(6)}
+    with worker() as made:
+        assert await made.run(probes) == {str(n): n for n in range(6)}
+        assert not made.stuck
+    assert order == list(range(6))
+
+
+async def test_without_a_thread_to_be_had_nothing_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A cgroup's limit of tasks costs a sample's slow part, never the agent."""
+
+    def exhausted(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with worker() as made:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", exhausted)
+            assert await made.run({"a": lambda: "1"}) == {}
+        assert await made.run({"a": lambda: "1"}) == {"a": "1"}
 
 
 def test_a_probe_may_outlive_the_loop() -> None:

@@ -196,16 +196,21 @@ def test_a_status_that_is_no_number_breaks_the_protocol(status: bytes) -> None:
         (b"502", Code.UNAVAILABLE),
         (b"503", Code.UNAVAILABLE),
         (b"504", Code.UNAVAILABLE),
-        (b"500", Code.UNKNOWN),
-        (b"302", Code.UNKNOWN),
-        (b"", Code.UNKNOWN),
+        (b"407", Code.UNAUTHENTICATED),
     ],
 )
 def test_without_a_grpc_status_the_http_status_counts(status: bytes, code: Code) -> None:
-    """http-grpc-status-mapping.md, and 413 as too large."""
+    """http-grpc-status-mapping.md, 413 as too large, and 407 as refused by a proxy."""
     found = answer(((b":status", status), (b"content-type", b"text/html")), ())
     assert found.code is code
-    assert found.message == f"answered HTTP status {int(status or b'0')}"
+    assert found.message == f"answered HTTP status {int(status)}"
+
+
+@pytest.mark.parametrize("status", [b"500", b"302", b"418", b"", b"fine"])
+def test_another_status_is_not_the_collectors_word(status: bytes) -> None:
+    """A portal's redirect, a proxy's page: the call is retried, the data is kept."""
+    with pytest.raises(GrpcError, match="answered HTTP status"):
+        answer(((b":status", status), (b"content-type", b"text/html")), ())
 
 
 @pytest.mark.parametrize("headers", [OK_HEADERS, ((b":status", b"200"),)])

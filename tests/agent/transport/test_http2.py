@@ -1,6 +1,7 @@
 """The client's HTTP/2 connection against libnghttp2's server side, in memory and on fake time."""
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
@@ -17,6 +18,7 @@ from edge_agent.transport.http2_client import (
     UnprocessedError,
 )
 from tests.fakes.clock import run
+from tests.fakes.raw_server import RawServer, forever
 
 REQUEST = (
     (b":method", b"POST"),
@@ -679,3 +681,31 @@ def test_damaged_answers_end_calls_and_never_raise(data: st.DataObject) -> None:
         await settle()
 
     on_fake_time(test())
+
+
+@pytest.mark.parametrize("error_code", [0, 11])
+async def test_settings_and_goaway_in_one_piece_end_the_connection_quietly(
+    error_code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """How a draining server greets: nothing is raised into the loop, and no call is started."""
+    settings = b"\0\0\0\x04\0\0\0\0\0"
+    goaway = b"\0\0\x08\x07\0\0\0\0\0" + bytes(4) + error_code.to_bytes(4, "big")
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(settings + goaway)
+        await forever(reader, writer)
+
+    loop = asyncio.get_running_loop()
+    raised: list[object] = []
+    loop.set_exception_handler(lambda _loop, context: raised.append(context))
+    async with RawServer(talk) as server:
+        _, connection = await loop.create_connection(
+            ClientConnection, server.endpoint.host, server.endpoint.port
+        )
+        with contextlib.suppress(CallError):
+            await connection.ready()
+        with pytest.raises(CallError):
+            await connection.request(((b":method", b"POST"),), (b"x",))
+        await connection.close()
+    assert raised == []
+    assert caplog.records == []
