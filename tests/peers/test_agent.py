@@ -124,8 +124,14 @@ async def test_a_sample_carries_the_identity_of_customer_and_node(
         "OTEL_RESOURCE_ATTRIBUTES": "site=Almer%C3%ADa,customer.id=mallory",
     }
     start(agents, tmp_path / "agent", peer, **environ)
-    (line, *_) = await peer.wait_for(len)
-    (resource,) = line["resourceMetrics"]
+    signals = ("resourceMetrics", "resourceSpans", "resourceLogs")
+    lines = await peer.wait_for(lambda lines: all(any(s in x for x in lines) for s in signals))
+    (resource,) = next(line for line in lines if "resourceMetrics" in line)["resourceMetrics"]
+    # The agent's own spans and log records say the same of themselves.
+    for signal in signals:
+        assert {str(r["resource"]) for x in lines for r in x.get(signal, [])} == {
+            str(resource["resource"])
+        }
     attributes = {
         pair["key"]: pair["value"]["stringValue"] for pair in resource["resource"]["attributes"]
     }
@@ -151,7 +157,7 @@ def uptimes(lines: list[dict[str, Any]]) -> list[int]:
     return [
         int(point["timeUnixNano"])
         for line in lines
-        for resource in line["resourceMetrics"]
+        for resource in line.get("resourceMetrics", [])
         for scope in resource["scopeMetrics"]
         for metric in scope["metrics"]
         if metric["name"] == "system.uptime"
