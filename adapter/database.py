@@ -24,7 +24,8 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 from adapter.row import Row
@@ -244,22 +245,33 @@ class Database:
         if self._one("PRAGMA freelist_count") * 4 > self._one("PRAGMA page_count"):
             self.connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
 
-    def third_newest_day_ms(self) -> int | None:
-        """When the third newest day with samples began, the oldest of less; None without any.
+    def present_ms(self) -> int | None:
+        """The newest sample's time, by milliseconds since 1970; None without any.
 
-        In milliseconds since 1970.
+        Where days are missing between the last three that have samples, it is that of the last day
+        before: what came later may have come with a wrong date.
         """
-        day = None
-        for _ in range(3):
+        days: list[date] = []
+        while len(days) < 3:
+            before = days[-1].isoformat() if days else "~"
             older = self.connection.execute(
-                "SELECT max(time_bucket) FROM partitions WHERE time_bucket < ?", (day or "~",)
+                "SELECT max(time_bucket) FROM partitions WHERE time_bucket < ?", (before,)
             ).fetchone()[0]
             if older is None:
                 break
-            day = older
-        if day is None:
+            days.append(date.fromisoformat(older))
+        if not days:
             return None
-        return round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1000
+        present = days[0]
+        for later, earlier in pairwise(days):
+            if later - earlier > timedelta(days=1):
+                present = earlier
+        newest: int | None = self.connection.execute(
+            "SELECT max((SELECT max(timestamp) FROM samples WHERE partition = partitions.id))"
+            " FROM partitions WHERE time_bucket = ?",
+            (present.isoformat(),),
+        ).fetchone()[0]
+        return newest
 
     def prove(self) -> None:
         """Write something: raises what a request would meet, but for its size."""

@@ -48,9 +48,6 @@ _LEAST_OWED, _MOST_OWED = 50, MAX_GROUP_ROWS
 _MIN_ASIDE_INTERVAL_S = 60.0
 
 
-_DAY_MS = 86_400_000
-
-
 class StoreAwayError(Exception):
     """Nothing was stored, and the same may succeed later."""
 
@@ -140,15 +137,15 @@ class SqliteStore:
 
         Returns the rows deleted; raises StoreAwayError.
 
-        Devices boot with wrong dates. So the present is at most what the samples say: the third
-        day from the third newest on which there are any. A date that is wrong for less than a day
-        deletes nothing, whether rows come with it or not; a store that gets none keeps what it has.
+        Devices boot with wrong dates. So age is counted from what the samples say, where that is
+        earlier than the clock (`Database.present_ms`): a date that is wrong for less than a day
+        deletes nothing, whether rows come with it or not, and a store that gets no more rows keeps
+        those it has.
         """
-        now_ms = self._now_ns() // 1_000_000
-        third_ms = await self._submit(lambda database: database.third_newest_day_ms())
-        if third_ms is None:
+        present_ms = await self._submit(lambda database: database.present_ms())
+        if present_ms is None:
             return 0
-        cutoff_ms = min(now_ms, third_ms + 3 * _DAY_MS) - self._ttl_s * 1000
+        cutoff_ms = min(self._now_ns() // 1_000_000, present_ms) - self._ttl_s * 1000
         total, deleted = 0, EXPIRE_ROWS
         while deleted == EXPIRE_ROWS:
             deleted = await self._submit(lambda db: db.expire(cutoff_ms, EXPIRE_ROWS)) or 0

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from adapter import app as app_module
+from adapter import intake as intake_module
 from adapter import sqlite
 from adapter.app import App
 from adapter.config import Tokens, read_tokens
@@ -298,7 +299,7 @@ async def test_a_body_over_20_mib_is_refused_before_it_is_sent(tmp_path: Path):
 
 
 async def test_a_large_body_is_stored_in_pieces(tmp_path: Path):
-    """5 MB of data points, one transaction."""
+    """5 MB of data points."""
     points = [point(float(n), time_ns=NOW_NS - n * 10**6) for n in range(30_000)]
     body = request(gauge(*points), gauge(*points, name="b")).SerializeToString()
     async with running(tmp_path) as adapter:
@@ -396,6 +397,17 @@ async def test_while_the_store_is_away_senders_come_back_later(
         assert (await adapter.send(body)).status == 200
         assert (await adapter.get("/health/ready")).status == 200
         assert len(adapter.rows()) == 500
+
+
+async def test_who_waits_too_long_behind_others_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """503, and soon."""
+    monkeypatch.setattr(intake_module, "_TURN_TIMEOUT_S", 0.0)
+    async with running(tmp_path) as adapter, adapter.app._intake._small.turn():
+        answer = await adapter.send(GOOD.SerializeToString())
+        assert (answer.status, answer.header("retry-after")) == (503, "1")
+        assert decode_status(answer.body).code == Code.UNAVAILABLE
 
 
 async def test_a_dead_thread_is_unhealthy(tmp_path: Path):

@@ -1,5 +1,6 @@
 """The program as a user runs it: exit codes, signals, kill -9, a full disk, TLS, two at once."""
 
+import gzip
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -31,10 +33,14 @@ from tests.fakes.programs import ROOT, Adapter, eventually, free_port, get
 
 
 def post(
-    url: str, body: bytes, context: ssl.SSLContext | None = None, token: str | None = None
+    url: str,
+    body: bytes,
+    context: ssl.SSLContext | None = None,
+    token: str | None = None,
+    coding: str = "identity",
 ) -> int:
     """The status of a POST of `body`."""
-    headers = {"content-type": "application/x-protobuf"}
+    headers = {"content-type": "application/x-protobuf", "content-encoding": coding}
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
     asked = urllib.request.Request(f"{url}/v1/metrics", body, headers)
@@ -174,6 +180,50 @@ def test_a_full_disk_is_503_and_heals_without_a_restart(adapter: Adapter):
     assert len(rows(adapter, "m4") + rows(adapter, "m149")) == 2
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1500 KiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"mount: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def test_a_disk_that_fills_up_under_load_is_one_outage(small_disk: Path):
+    """Not a new one with every request that fits into what the failed ones gave back."""
+    adapter = started(small_disk / "state")
+    try:
+        number = count = refused = 0
+        while refused < 300:
+            # Of every size, and of none.
+            count = (0, 1, 20, 100, 1000)[number % 5]
+            if post(adapter.url, sample_body(count, first=1000 * number)) == 503:
+                refused += 1
+                assert get(f"{adapter.url}/health/ready")[0] == 503
+            number += 1
+        assert json.loads(get(f"{adapter.url}/health")[1])["status"] == "degraded"
+        assert "adapter_store_up 0\n" in get(f"{adapter.url}/metrics")[1]
+        assert adapter.log.count("store is away") == 1
+        assert adapter.log.count("store is back") == 0
+        subprocess.run(["mount", "-o", "remount,size=60m", small_disk], check=True)
+        eventually(lambda: get(f"{adapter.url}/health/ready")[0] == 200, "the store to be back")
+        assert post(adapter.url, sample_body(1000)) == 200
+        assert adapter.log.count("store is back") == 1
+        assert adapter.stop() == 0
+    finally:
+        adapter.kill()
+
+
 def test_a_second_adapter_on_the_same_directory_is_refused(adapter: Adapter):
     """Exit code 75, with the remedy; the first goes on."""
     second = cassandra_adapter(STATE_DIRECTORY=str(adapter.state), PORT=str(free_port()))
@@ -235,6 +285,22 @@ def test_many_points_do_not_make_it_grow(adapter: Adapter):
     assert _anonymous_mb(adapter) - before < 64
     text = get(f"{adapter.url}/metrics")[1]
     assert 'adapter_points_rejected_total{reason="time_zero"} 400000\n' in text
+
+
+def test_a_hostile_body_keeps_nobody_waiting_nor_the_end(adapter: Adapter):
+    """20 KB that unpack to ten million Resources, and 13 KB of the most work that is taken."""
+    bomb = gzip.compress(b"\n\x00" * 10_000_000, 9)
+    most = gzip.compress(b"\n\x00" * 400_000, 9)
+    assert post(adapter.url, bomb, coding="gzip") == 413
+    with ThreadPoolExecutor() as pool:
+        hostile = [pool.submit(post, adapter.url, most, coding="gzip") for _ in range(2)]
+        while not any(one.done() for one in hostile):
+            assert post(adapter.url, b"") == 200
+            assert post(adapter.url, sample_body(5)) == 200
+        # The other is under way.
+        assert adapter.stop(deadline_s=8.0) == 0
+        assert 200 in [one.result() for one in hostile if one.exception() is None]
+    assert "Traceback" not in adapter.log
 
 
 def _empty_points(count: int) -> bytes:

@@ -112,6 +112,26 @@ async def test_an_outage_ends_without_a_request(
         await until(lambda: said(caplog, "store is back"))
 
 
+async def test_without_an_outage_nothing_is_probed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """An idle adapter sleeps: its next wake-up is the next hour's expiry."""
+    monkeypatch.setattr(run_module, "_PROBE_INTERVAL_S", 0.0)
+    async with running(config(tmp_path), caplog):
+        loop = asyncio.get_running_loop()
+        probes: list[None] = []
+
+        async def probe(_: SqliteStore) -> None:
+            probes.append(None)
+
+        monkeypatch.setattr(SqliteStore, "probe", probe)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        timers = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+        assert probes == []
+        assert all(timer.when() - loop.time() > 1000 for timer in timers)
+
+
 async def test_what_the_settings_warn_about_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

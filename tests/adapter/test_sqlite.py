@@ -1,15 +1,17 @@
 """The store: group commit, failures kept apart, outages that end by themselves."""
 
 import asyncio
+import errno
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, nullcontext
 from pathlib import Path
 
 import pytest
 
 from adapter import sqlite
-from adapter.database import FILE_NAME, Database
+from adapter.database import FILE_NAME, Database, day_of, prove_room
 from adapter.reader import open_for_reading
 from adapter.row import Row
 from adapter.sqlite import EXPIRE_ROWS, MAX_GROUP, SqliteStore, StoreAwayError
@@ -184,6 +186,124 @@ async def test_all_of_a_group_is_told_when_the_medium_fails(
         assert count(tmp_path) == 0
 
 
+def said(caplog: pytest.LogCaptureFixture, message: str) -> int:
+    """How often the log has `message`."""
+    return [record.getMessage() for record in caplog.records].count(message)
+
+
+async def test_what_fits_into_the_rest_of_a_full_disk_does_not_end_the_outage(
+    tmp_path: Path, full: type[FullDatabase], caplog: pytest.LogCaptureFixture
+):
+    """It is stored and acknowledged; but what failed would fail again, so we are not ready."""
+    caplog.set_level("INFO")
+    async with running(tmp_path) as store:
+        full.pages = 60
+        with pytest.raises(StoreAwayError, match="full"):
+            await store.write(many())
+        assert await store.write([]) == 0
+        assert await store.write([row(0)]) == 1
+        assert "full" in str(store.state.error)
+        assert store.state.rows == 1
+        assert store.away.is_set()
+        with pytest.raises(StoreAwayError):
+            await store.write(many())
+        full.pages = None
+        # As much as failed, in parts; that it was there before does not count.
+        assert await store.write(many(rows=400)) == 400
+        assert await store.write(many(rows=400)) == 400
+        assert store.state.error is not None
+        assert await store.write(many(first=1, rows=100)) == 100
+        assert store.state.error is None
+        assert not store.away.is_set()
+    assert said(caplog, "store is away, senders are told to retry") == 1
+    assert said(caplog, "store is back") == 1
+
+
+async def test_a_probe_needs_as_much_room_as_what_failed(
+    tmp_path: Path, full: type[FullDatabase], monkeypatch: pytest.MonkeyPatch
+):
+    """Small probes fit into what a failed transaction gives back. Who writes meanwhile may."""
+    asked: list[int] = []
+    room = 100_000
+
+    def prove_room(directory: Path, size: int) -> None:
+        asked.append(size)
+        if size > room:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sqlite, "prove_room", prove_room)
+    async with running(tmp_path) as store:
+        full.pages = 60
+        with pytest.raises(StoreAwayError):
+            await store.write(many())
+        full.pages = None
+        results = await asyncio.gather(store.probe(), store.write([row(0)]), return_exceptions=True)
+        assert str(results[0]) == f"{tmp_path}: No space left on device"
+        assert results[1] == 1
+        assert store.state.error is not None
+        room = 2_000_000
+        await store.probe()
+        assert store.state.error is None
+    assert asked == [0, 500 * 2048, 500 * 2048]
+
+
+async def test_a_probe_that_was_wrong_has_to_show_more_next_time(
+    tmp_path: Path, full: type[FullDatabase], monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever rows take, we do not go on saying "back" and "away" by turns."""
+    asked: list[int] = []
+    monkeypatch.setattr(sqlite, "prove_room", lambda _, size: asked.append(size))
+    async with running(tmp_path) as store:
+        for _ in range(8):
+            full.pages = 60
+            with pytest.raises(StoreAwayError):
+                await store.write(many())
+            full.pages = None
+            await store.probe()
+        # A write of that size makes it credible again.
+        for n in range(20):
+            await store.write(many(first=n))
+        full.pages = 60
+        with pytest.raises(StoreAwayError):
+            await store.write(many(first=100))
+        full.pages = None
+        await store.probe()
+    owed = [size // 2048 for size in asked]
+    assert owed == [0, 500, 1000, 2000, 4000, 8000, 10_000, 10_000, 10_000, 500]
+
+
+def test_room_is_asked_for_and_not_kept(tmp_path: Path):
+    """Nor is anything left in the directory; nothing at all always fits."""
+    prove_room(tmp_path, 1 << 20)
+    prove_room(tmp_path / "none", 0)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="No such file"):
+        prove_room(tmp_path / "none", 1)
+
+
+@pytest.mark.parametrize(("code", "fits"), [(errno.ENOSPC, False), (errno.EOPNOTSUPP, True)])
+def test_a_file_system_that_cannot_reserve_is_taken_at_its_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, fits: bool
+):
+    """What is written behind it will tell."""
+
+    def fallocate(*_: int) -> None:
+        raise OSError(code, "not here")
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    with nullcontext() if fits else pytest.raises(OSError, match="not here"):
+        prove_room(tmp_path, 1)
+
+
+async def test_a_group_is_bounded_in_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever comes next does not wait for all that came before."""
+    monkeypatch.setattr(sqlite, "MAX_GROUP_ROWS", 100)
+    async with running(tmp_path) as store:
+        before = store.state.commits
+        await asyncio.gather(*(store.write([row(n)] * 50) for n in range(10)))
+        assert store.state.commits - before >= 5
+
+
 async def test_a_file_locked_by_another_is_an_outage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -321,7 +441,7 @@ async def test_rows_older_than_the_ttl_are_deleted_in_steps(tmp_path: Path):
     clock = Clock()
     async with running(tmp_path, clock) as store:
         old = [row(n - DAY_MS) for n in range(EXPIRE_ROWS + 500)]
-        await store.write([*old, row(0)])
+        await store.write([*old, row(0), dated(2 * DAY_MS - 1)])
         assert await store.expire() == 0
         clock.now_ns += 86_400 * 10**9
         commits = store.state.commits
@@ -329,17 +449,56 @@ async def test_rows_older_than_the_ttl_are_deleted_in_steps(tmp_path: Path):
         assert (expired, stored) == (len(old), 1)
         assert store.state.expired_rows == len(old)
         assert store.state.commits - commits >= 3
-        assert count(tmp_path) == 2
+        assert count(tmp_path) == 3
 
 
 async def test_a_row_at_the_edge_of_the_ttl(tmp_path: Path):
     """Exactly as old as the TTL is too old; a millisecond younger is not."""
     clock = Clock()
     async with running(tmp_path, clock) as store:
-        await store.write([row(0), row(1)])
+        await store.write([row(0), row(1), dated(DAY_MS), dated(2 * DAY_MS)])
         clock.now_ns = (MIDNIGHT_MS + 2 * DAY_MS) * 10**6
         assert await store.expire() == 1
-        assert count(tmp_path) == 1
+        assert count(tmp_path) == 3
+
+
+@pytest.mark.parametrize("years", [1, 10])
+async def test_a_date_that_is_wrong_deletes_nothing(tmp_path: Path, years: int):
+    """A device boots years ahead, and stores what it samples until it learns the time."""
+    clock = Clock()
+    async with running(tmp_path, clock) as store:
+        await store.write([row(0), row(-DAY_MS), row(1 - 2 * DAY_MS)])
+        clock.now_ns += years * 365 * 86_400 * 10**9
+        assert await store.expire() == 0
+        # Over midnight, even.
+        ahead = years * 365 * DAY_MS
+        await store.write([dated(ahead), dated(ahead + DAY_MS)])
+        assert await store.expire() == 0
+        assert count(tmp_path) == 5
+
+
+async def test_a_date_that_stays_is_believed(tmp_path: Path):
+    """The device was off for a year: with the third day of samples the old ones go."""
+    clock = Clock()
+    async with running(tmp_path, clock) as store:
+        await store.write([row(0), row(-DAY_MS), row(-2 * DAY_MS)])
+        for day, deleted in ((365, 1), (366, 0), (367, 2)):
+            clock.now_ns = NOW_NS + day * 86_400 * 10**9
+            await store.write([dated(day * DAY_MS + 367 - day)])
+            assert await store.expire() == deleted
+        assert count(tmp_path) == 3
+
+
+async def test_an_empty_store_has_nothing_to_expire(tmp_path: Path):
+    """And no idea of the date."""
+    async with running(tmp_path) as store:
+        assert await store.expire() == 0
+
+
+def dated(at_ms: int) -> Row:
+    """A row of any date."""
+    timestamp_ms = MIDNIGHT_MS + at_ms
+    return row()._replace(timestamp_ms=timestamp_ms, time_bucket=day_of(timestamp_ms))
 
 
 # ---- the end ----------------------------------------------------------------------------------

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapter.build import gauge, point, request, sample_body
+from tests.adapter.test_main import post
 from tests.agent.health.test_prometheus import text
+from tests.fakes.programs import Adapter, eventually, get
 
 pytestmark = pytest.mark.peer
 
@@ -37,6 +40,25 @@ def test_promtool_complains_about_the_fixed_names_alone(promtool: str) -> None:
         [promtool, "check", "metrics"], input=text(), capture_output=True, text=True, check=False
     )
     assert set((checked.stdout + checked.stderr).splitlines()) == TOLERATED
+
+
+def test_promtool_has_no_complaint_about_a_running_adapter(promtool: str, tmp_path: Path) -> None:
+    """Of what it answers after rows stored, points rejected and a request refused."""
+    adapter = Adapter(tmp_path / "state")
+    try:
+        eventually(adapter.health, "the adapter to answer")
+        for body in (sample_body(3), request(gauge(point(time_ns=0))).SerializeToString(), b"x"):
+            post(adapter.url, body)
+        code, scraped = get(f"{adapter.url}/metrics")
+        assert adapter.stop() == 0
+    finally:
+        adapter.kill()
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=scraped, capture_output=True, text=True, check=False
+    )
+    assert (code, checked.returncode, checked.stdout + checked.stderr) == (200, 0, "")
+    assert 'adapter_requests_total{code="400"} 1\n' in scraped
+    assert "adapter_rows_total 3\n" in scraped
 
 
 def test_promtool_refuses_what_is_not_its_format(promtool: str) -> None:
