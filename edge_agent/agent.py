@@ -18,7 +18,7 @@ from edge_agent.health.sdnotify import Heartbeat, Notifier
 from edge_agent.otlp.signal import Signal
 from edge_agent.own_logs import OwnLogs
 from edge_agent.parts import Parts
-from edge_agent.receiver import http_server
+from edge_agent.receiver import grpc_server, http_server
 from edge_agent.settings import ConfigError
 from edge_agent.state import InUseError, StateDirectory, open_state
 from edge_agent.stop import StopRequest
@@ -138,6 +138,7 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> list[Li
     ]
     if receiver.enabled and parts.signals:
         for key, address, serve, alpn in (
+            ("receiver.grpc", receiver.grpc, grpc_server.serve, "h2"),
             ("receiver.http", receiver.http, http_server.serve, "http/1.1"),
         ):
             tls = server_context(

@@ -15,7 +15,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 # As users know it: text, or bytes where the name ends in `-bin`.
 Metadata = tuple[tuple[str, str | bytes], ...]
 
-_PREFIX_BYTES = 5
+PREFIX_BYTES = 5
 _TIMEOUT_LIMIT = 10**8
 _CONTENT_TYPE = b"application/grpc"
 # Names that the protocol itself uses; a user's header may not replace them.
@@ -73,14 +73,14 @@ def message_prefix(size: int, *, compressed: bool) -> bytes:
 
 def split_message(data: bytes) -> tuple[bool, bytes]:
     """(is it compressed, the message) of a unary answer's data; raises GrpcError."""
-    if len(data) < _PREFIX_BYTES:
+    if len(data) < PREFIX_BYTES:
         raise GrpcError(f"answer of {len(data)} bytes, shorter than a message prefix")
-    size = int.from_bytes(data[1:_PREFIX_BYTES], "big")
-    if size != len(data) - _PREFIX_BYTES:
-        raise GrpcError(f"message of {size} bytes announced, {len(data) - _PREFIX_BYTES} came")
+    size = int.from_bytes(data[1:PREFIX_BYTES], "big")
+    if size != len(data) - PREFIX_BYTES:
+        raise GrpcError(f"message of {size} bytes announced, {len(data) - PREFIX_BYTES} came")
     if data[0] > 1:
         raise GrpcError(f"compressed flag is {data[0]}")
-    return data[0] == 1, data[_PREFIX_BYTES:]
+    return data[0] == 1, data[PREFIX_BYTES:]
 
 
 def timeout(seconds: float) -> bytes:
@@ -111,6 +111,19 @@ def decode_message(value: bytes) -> str:
             out.append(value[at])
         at += 1
     return out.decode("utf-8", "replace")
+
+
+def encode_message(text: str) -> bytes:
+    """`text` as a grpc-message: printable ASCII but `%`, the rest of its UTF-8 percent-encoded."""
+    return b"".join(
+        bytes((byte,)) if 0x20 <= byte < 0x7F and byte != 0x25 else b"%%%02X" % byte
+        for byte in text.encode("utf-8", "backslashreplace")
+    )
+
+
+def encode_binary(data: bytes) -> bytes:
+    """Bytes as a `-bin` header has them: base64 without padding."""
+    return binascii.b2a_base64(data, newline=False).rstrip(b"=")
 
 
 def decode_binary(value: bytes) -> bytes:
@@ -153,9 +166,7 @@ def wire_metadata(metadata: Metadata) -> Headers:
     return tuple(
         (
             name.encode(),
-            value.encode()
-            if isinstance(value, str)
-            else binascii.b2a_base64(value, newline=False).rstrip(b"="),
+            value.encode() if isinstance(value, str) else encode_binary(value),
         )
         for name, value in metadata
     )
