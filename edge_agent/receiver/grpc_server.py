@@ -1,0 +1,123 @@
+"""OTLP over gRPC: `Export` of the three services, unary, gzip or not.
+
+What a request is worth is decided by the core; here is what gRPC adds: its headers, its message
+and its status.
+"""
+
+import ssl
+from dataclasses import dataclass
+
+from edge_agent.otlp.signal import Signal
+from edge_agent.otlp.status import Code, encode_status
+from edge_agent.receiver.core import MAX_REQUEST_BYTES, Accepted, Core, Refused, status_of
+from edge_agent.transport import grpc
+from edge_agent.transport.budget import Budget
+from edge_agent.transport.compression import CompressionError, TooLargeError, gunzip
+from edge_agent.transport.http2_server import Limits, Reply, Server
+from edge_agent.transport.http2_server import serve as serve_http2
+
+LIMITS = Limits()
+_HEADERS: grpc.Headers = ((b":status", b"200"), (b"content-type", b"application/grpc"))
+# An empty Export response: a prefix that announces no bytes.
+_OK = Reply(_HEADERS, grpc.message_prefix(0, compressed=False), ((b"grpc-status", b"0"),))
+
+
+@dataclass(slots=True)
+class Head:
+    """What a call's headers say. Not frozen: one a call."""
+
+    signal: Signal
+    gzip: bool
+
+
+class GrpcReceiver:
+    """Answers calls: what a server of `transport.http2_server` asks."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def begin(self, headers: grpc.Headers) -> Head | Reply:
+        """The call's signal and coding, or what its headers speak against."""
+        fields = dict(headers)
+        if fields.get(b":method") != b"POST":
+            return Reply(((b":status", b"405"), (b"allow", b"POST")))
+        if not grpc.is_grpc(fields.get(b"content-type", b"")):
+            # PROTOCOL-HTTP2.md: anything else is 415, so that no HTTP/2 client takes it for gRPC.
+            return Reply(((b":status", b"415"),))
+        signal = self._core.grpc_signal(fields.get(b":path", b"").decode("ascii", "replace"))
+        if isinstance(signal, Refused):
+            return _refusal(signal)
+        coding = fields.get(b"grpc-encoding", b"identity")
+        if coding not in (b"identity", b"gzip"):
+            refused = self._core.refuse(
+                Code.UNIMPLEMENTED, 400, f"grpc-encoding {coding[:32]!r}: identity or gzip"
+            )
+            return _refusal(refused, ((b"grpc-accept-encoding", b"identity,gzip"),))
+        return Head(signal, coding == b"gzip")
+
+    def message(self, head: Head, data: bytes) -> Reply:
+        """The answer to a whole call."""
+        outcome = self._take(head, data)
+        return _OK if isinstance(outcome, Accepted) else _refusal(outcome)
+
+    def refuse_size(self, size: int) -> Reply | None:
+        """RESOURCE_EXHAUSTED before a message that nobody would take is let in."""
+        return _refusal(self._core.too_large(size)) if size > MAX_REQUEST_BYTES else None
+
+    def refuse_load(self) -> Reply:
+        """UNAVAILABLE with RetryInfo."""
+        return _refusal(self._core.overloaded())
+
+    def _take(self, head: Head, data: bytes) -> Accepted | Refused:
+        core = self._core
+        try:
+            compressed, body = grpc.split_message(data)
+        except grpc.GrpcError as error:
+            return core.refuse(Code.INVALID_ARGUMENT, 400, str(error))
+        if len(body) > MAX_REQUEST_BYTES:
+            return core.too_large(len(body))
+        if compressed:
+            if not head.gzip:
+                return core.refuse(
+                    Code.INVALID_ARGUMENT, 400, "compressed message without a grpc-encoding"
+                )
+            try:
+                body = gunzip(body, MAX_REQUEST_BYTES)
+            except TooLargeError:
+                return core.too_large()
+            except CompressionError as error:
+                return core.refuse(Code.INVALID_ARGUMENT, 400, str(error))
+        return core.take(head.signal, body)
+
+
+def _refusal(refused: Refused, more: grpc.Headers = ()) -> Reply:
+    """A trailers-only answer; details are sent where there is a delay to tell."""
+    fields: list[tuple[bytes, bytes]] = [
+        *_HEADERS,
+        (b"grpc-status", str(int(refused.code)).encode()),
+        (b"grpc-message", grpc.encode_message(refused.message)),
+        *more,
+    ]
+    if refused.retry_after_s is not None:
+        details = grpc.encode_binary(encode_status(status_of(refused)))
+        fields.append((b"grpc-status-details-bin", details))
+    return Reply(tuple(fields))
+
+
+async def serve(
+    core: Core,
+    budget: Budget,
+    *,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None = None,
+    limits: Limits = LIMITS,
+) -> Server[Head]:
+    """Receive OTLP over gRPC on `host` and `port` (0 takes a free one).
+
+    "localhost" means both loopback families. Bodies take their room from `budget` before they are
+    read. Raises OSError, which names the address, when it cannot listen.
+    """
+    return await serve_http2(
+        GrpcReceiver(core), budget, host=host, port=port, tls=tls, limits=limits
+    )
