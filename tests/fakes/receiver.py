@@ -8,7 +8,7 @@ import sys
 
 from edge_agent.otlp.batch import Enricher
 from edge_agent.otlp.signal import Signal
-from edge_agent.receiver import http_server
+from edge_agent.receiver import grpc_server, http_server
 from edge_agent.receiver.core import Core
 from edge_agent.transport.budget import Budget
 
@@ -26,10 +26,12 @@ async def _serve() -> None:
     )
     budget = Budget(BUDGET_BYTES)
     server = await http_server.serve(core, budget, host="127.0.0.1", port=0)
-    print(*server.ports, flush=True)  # noqa: T201  (for whoever started it)
+    grpc = await grpc_server.serve(core, budget, host="127.0.0.1", port=0)
+    print(*server.ports, *grpc.ports, flush=True)  # noqa: T201  (for whoever started it)
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(None, sys.stdin.read)
     await server.close(0.0)
+    await grpc.close(0.0)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from edge_agent.otlp.batch import Enricher
 from edge_agent.otlp.signal import Signal
-from edge_agent.receiver import http_server
+from edge_agent.receiver import grpc_server, http_server
 from edge_agent.receiver.core import Core
+from edge_agent.transport import http2_server
 from edge_agent.transport.budget import Budget
 from edge_agent.transport.http1 import Limits, Server
 
@@ -58,6 +59,7 @@ class Receiving:
     core: Core
     queues: Queues
     budget: Budget
+    grpc: http2_server.Server[grpc_server.Head]
 
     @property
     def port(self) -> int:
@@ -65,7 +67,7 @@ class Receiving:
 
     @property
     def grpc_port(self) -> int:
-        return 0
+        return self.grpc.ports[0]
 
 
 @asynccontextmanager
@@ -76,15 +78,20 @@ async def receiving(
     limits: Limits = http_server.LIMITS,
     tls: ssl.SSLContext | None = None,
     budget_bytes: int = BUDGET_BYTES,
+    grpc_limits: http2_server.Limits = grpc_server.LIMITS,
 ) -> AsyncIterator[Receiving]:
-    """An HTTP receiver on a free loopback port; in the end nothing may be held."""
+    """Both receivers on free loopback ports; in the end nothing may be held."""
     queues, budget = Queues(), Budget(budget_bytes)
     core = new_core(queues, validate=validate, signals=signals)
     server = await http_server.serve(core, budget, host="127.0.0.1", port=0, limits=limits, tls=tls)
+    grpc = await grpc_server.serve(
+        core, budget, host="127.0.0.1", port=0, limits=grpc_limits, tls=tls
+    )
     try:
-        yield Receiving(server, core, queues, budget)
+        yield Receiving(server, core, queues, budget, grpc)
     finally:
         await server.close(grace_s=0)
+        await grpc.close(grace_s=0)
         assert budget.in_flight == 0
 
 

@@ -24,7 +24,7 @@ def test_every_difference_has_its_reason() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS) >= 120
 
 
-@of_rows(HTTP_ROWS)
+@of_rows(ROWS)
 @pytest.mark.parametrize("validate", ["structure", "full"])
 async def test_we_answer_as_the_table_says(row: Row, validate: str) -> None:
     """Status, kind of body, code, what goes on, and what becomes of the connection."""
