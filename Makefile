@@ -40,7 +40,7 @@ test: $(VENV)/.test  ## all tests; real peers where this machine has them
 	@tools/peers.sh
 	$(BIN)/python -m pytest -m 'not soak' --cov --cov-report=term
 
-soak: $(VENV)/.test  ## ten minutes of `make run` at a 1 s interval
+soak: $(VENV)/.test  ## ten minutes of `make run` at a 1 s interval, and half an hour of load on the receiver
 	@tools/peers.sh
 	$(BIN)/python -m pytest -m soak -s
 

@@ -2,7 +2,8 @@
 # Builds the app of this folder once and prints where the binary is.
 #
 # It is kept outside the tree, in ${XDG_CACHE_HOME:-~/.cache}/pulseops-edge/peers, under the hash of
-# what it is made of. Needs Go (https://go.dev/dl) alone.
+# what it is made of. Needs Go (https://go.dev/dl) alone. A cold build downloads 150 MB of modules and
+# takes 45 seconds.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
