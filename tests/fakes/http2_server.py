@@ -15,6 +15,7 @@ import ngh2
 
 from edge_agent.settings import Endpoint
 from edge_agent.transport.grpc import Headers
+from tests.fakes.accepting import stop_accepting
 from tests.fakes.collector import PATIENCE_S
 
 
@@ -205,10 +206,7 @@ class Http2Server:
         traceback: TracebackType | None,
     ) -> None:
         self.closing = True
-        self._server.close()
-        # What was accepted in this turn of the loop gets its transport in the next few.
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await stop_accepting(self._server)
         for connection in self.connections:
             connection.transport.abort()
         await self.until(lambda: all(c.lost for c in self.connections))

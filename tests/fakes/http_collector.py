@@ -11,6 +11,7 @@ from typing import Self
 
 from edge_agent.otlp.signal import HTTP_PATHS, Signal
 from edge_agent.settings import Endpoint
+from tests.fakes.accepting import stop_accepting
 from tests.fakes.collector import PATIENCE_S, Inbox, Received
 
 
@@ -79,7 +80,7 @@ class FakeHttpCollector(Inbox):
         traceback: TracebackType | None,
     ) -> None:
         self._closing = True
-        self._server.close()
+        await stop_accepting(self._server)
         for task in self._tasks:
             task.cancel()
         async with asyncio.timeout(PATIENCE_S):

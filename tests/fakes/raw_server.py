@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from edge_agent.settings import Endpoint
+from tests.fakes.accepting import stop_accepting
 from tests.fakes.collector import PATIENCE_S
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -38,10 +39,7 @@ class RawServer:
         traceback: TracebackType | None,
     ) -> None:
         self._closing = True
-        self._server.close()
-        # What was accepted in this turn of the loop gets its transport in the next few.
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await stop_accepting(self._server)
         for task in self._tasks:
             task.cancel()
         async with asyncio.timeout(PATIENCE_S):
