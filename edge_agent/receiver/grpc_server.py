@@ -20,11 +20,13 @@ LIMITS = Limits()
 _HEADERS: grpc.Headers = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 # An empty Export response: a prefix that announces no bytes.
 _OK = Reply(_HEADERS, grpc.message_prefix(0, compressed=False), ((b"grpc-status", b"0"),))
+# As many kinds of heads as three signals in two codings have, and room for odd ones.
+_MAX_KNOWN_HEADS = 32
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Head:
-    """What a call's headers say. Not frozen: one a call."""
+    """What a call's headers say."""
 
     signal: Signal
     gzip: bool
@@ -35,20 +37,44 @@ class GrpcReceiver:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        # The same few heads come again and again: checked once.
+        self._known: dict[tuple[bytes | None, ...], Head] = {}
 
     def begin(self, headers: grpc.Headers) -> Head | Reply:
         """The call's signal and coding, or what its headers speak against."""
-        fields = dict(headers)
-        if fields.get(b":method") != b"POST":
-            return Reply(((b":status", b"405"), (b"allow", b"POST")))
-        if not grpc.is_grpc(fields.get(b"content-type", b"")):
-            # PROTOCOL-HTTP2.md: anything else is 415, so that no HTTP/2 client takes it for gRPC.
-            return Reply(((b":status", b"415"),))
-        signal = self._core.grpc_signal(fields.get(b":path", b"").decode("ascii", "replace"))
+        field = dict(headers).get
+        what = (field(b":method"), field(b":path"), field(b"content-type"), field(b"grpc-encoding"))
+        known = self._known.get(what)
+        if known is not None:
+            return known
+        head = self._check(*what)
+        if isinstance(head, Head):
+            if len(self._known) >= _MAX_KNOWN_HEADS:
+                self._known.clear()
+            self._known[what] = head
+        return head
+
+    def _check(
+        self,
+        method: bytes | None,
+        path: bytes | None,
+        content_type: bytes | None,
+        coding: bytes | None,
+    ) -> Head | Reply:
+        # The status of these two is HTTP's, so that no HTTP/2 client takes it for gRPC
+        # (PROTOCOL-HTTP2.md), with words for whoever looks at it.
+        if method != b"POST":
+            refused = self._core.refuse(Code.INVALID_ARGUMENT, 405, "gRPC calls are POST")
+            return _not_grpc(refused, ((b"allow", b"POST"),))
+        if not grpc.is_grpc(content_type or b""):
+            refused = self._core.refuse(
+                Code.INVALID_ARGUMENT, 415, "content-type must be application/grpc"
+            )
+            return _not_grpc(refused)
+        signal = self._core.grpc_signal((path or b"").decode("ascii", "replace"))
         if isinstance(signal, Refused):
             return _refusal(signal)
-        coding = fields.get(b"grpc-encoding", b"identity")
-        if coding not in (b"identity", b"gzip"):
+        if coding not in (None, b"identity", b"gzip"):
             refused = self._core.refuse(
                 Code.UNIMPLEMENTED, 400, f"grpc-encoding {coding[:32]!r}: identity or gzip"
             )
@@ -67,6 +93,10 @@ class GrpcReceiver:
     def refuse_load(self) -> Reply:
         """UNAVAILABLE with RetryInfo."""
         return _refusal(self._core.overloaded())
+
+    def refuse_stall(self) -> Reply:
+        """UNAVAILABLE with RetryInfo too: what ended on the way may be sent again."""
+        return _refusal(self._core.overloaded("the request did not come to its end in time"))
 
     def _take(self, head: Head, data: bytes) -> Accepted | Refused:
         core = self._core
@@ -102,6 +132,13 @@ def _refusal(refused: Refused, more: grpc.Headers = ()) -> Reply:
         details = grpc.encode_binary(encode_status(status_of(refused)))
         fields.append((b"grpc-status-details-bin", details))
     return Reply(tuple(fields))
+
+
+def _not_grpc(refused: Refused, more: grpc.Headers = ()) -> Reply:
+    """An HTTP answer of one line of text."""
+    status = str(refused.http_status).encode()
+    headers = ((b":status", status), (b"content-type", b"text/plain"), *more)
+    return Reply(headers, f"{refused.message}; this port speaks OTLP over gRPC\n".encode())
 
 
 async def serve(

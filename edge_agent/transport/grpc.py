@@ -16,7 +16,9 @@ Headers = tuple[tuple[bytes, bytes], ...]
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 PREFIX_BYTES = 5
-_TIMEOUT_LIMIT = 10**8
+_TIMEOUT_DIGITS = 8
+_TIMEOUT_LIMIT = 10**_TIMEOUT_DIGITS
+_TIMEOUT_UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _CONTENT_TYPE = b"application/grpc"
 # Names that the protocol itself uses; a user's header may not replace them.
 _RESERVED = frozenset(
@@ -91,6 +93,15 @@ def timeout(seconds: float) -> bytes:
     if value >= _TIMEOUT_LIMIT:
         value, unit = min(-(-value // 3600), _TIMEOUT_LIMIT - 1), b"H"
     return str(value).encode() + unit
+
+
+def timeout_s(value: bytes) -> float | None:
+    """The seconds in a grpc-timeout; None where there is none that the specification allows."""
+    unit = _TIMEOUT_UNITS_S.get(value[-1:])
+    digits = value[:-1]
+    if unit is None or not digits.isdigit() or len(digits) > _TIMEOUT_DIGITS:
+        return None
+    return int(digits) * unit
 
 
 def decode_message(value: bytes) -> str:

@@ -1,7 +1,5 @@
-"""What both ends of an HTTP/2 connection share: limits, names of errors, header lists.
-
-The connections themselves are in `http2_client` and `http2_server`: libnghttp2 (through ngh2)
-inside asyncio protocols.
+"""What both ends of HTTP/2 share. The connections are in `http2_client` and `http2_connection`:
+libnghttp2 (through ngh2) inside asyncio protocols.
 """
 
 import ngh2

@@ -211,6 +211,8 @@ GRPC_ROWS = (
         "HTTP/1.1 POST to the gRPC port",
         Raw(lambda: post(b"{}", kind=JSON), to_grpc=True),
         "closed",
+        "400 closed",
+        why="a line of text says which port is the right one",
     ),
     Row(
         "gRPC overload",

@@ -1,0 +1,308 @@
+"""The unary gRPC calls of one HTTP/2 connection: what has come of each, and room for the rest.
+
+A message that comes whole in its first frame, as nearly all do, is answered at once, without an
+object of its own. For any other the five bytes before the message tell its size, and
+
+- as much as a sender may send unasked (INITIAL_WINDOW) is taken from the budget at once, or the
+  call is refused;
+- what is missing is taken before the stream's window is opened for it. Until the budget grants it
+  the rest stays with the sender, up to `wait_s` or the call's own deadline; then it is refused.
+
+What a refused call still sends is thrown away as it comes.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from edge_agent.transport.budget import Budget
+from edge_agent.transport.grpc import PREFIX_BYTES, Headers, timeout_s
+
+# HTTP/2's own default (RFC 9113, 6.9.2).
+INITIAL_WINDOW = (1 << 16) - 1
+# A body has to bring this much, and this part of itself, in each `body_s`.
+_MIN_PROGRESS_BYTES = 1024
+_MIN_PROGRESS_PART = 32
+
+Head = TypeVar("Head")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many, and for how many seconds."""
+
+    max_connections: int = 256
+    # Those who wait for room hold INITIAL_WINDOW bytes each: together a quarter of 24 MiB.
+    max_waiting: int = 96
+    # From the connection to its SETTINGS, and for a frame that has begun.
+    first_s: float = 10.0
+    # Between calls.
+    idle_s: float = 300.0
+    # For a body to make progress, and for a peer to take its answers.
+    stall_s: float = 30.0
+    # For room: half of what SDKs wait for an answer, so that they learn when to come back.
+    wait_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer. Without body and trailers its headers end it ("trailers-only")."""
+
+    headers: Headers
+    body: bytes = b""
+    trailers: Headers = ()
+
+
+class Calls(Protocol[Head]):
+    """What answers the calls. None of it may raise or wait."""
+
+    def begin(self, headers: Headers) -> Head | Reply:
+        """What is known of a call by its headers, or its answer."""
+        ...
+
+    def message(self, head: Head, data: bytes) -> Reply:
+        """The answer to a call whose data, prefix and message, has come to its end."""
+        ...
+
+    def refuse_size(self, size: int) -> Reply | None:
+        """The answer to a message of `size` bytes that has not come yet; None to take it."""
+        ...
+
+    def refuse_load(self) -> Reply:
+        """The answer where there is no room."""
+        ...
+
+    def refuse_stall(self) -> Reply:
+        """The answer to a call that does not come."""
+        ...
+
+
+class Wire(Protocol):
+    """The connection under the calls. `now_s` is the loop's time when it last heard something."""
+
+    now_s: float
+
+    def time_s(self) -> float:
+        """The loop's time."""
+        ...
+
+    def answer(self, stream_id: int, reply: Reply, *, last: bool) -> None:
+        """Queue an answer; unless `last`, the peer is still sending and is told to stop."""
+        ...
+
+    def taken(self, stream_id: int, size: int) -> None:
+        """`size` bytes of a stream's data are not held any more."""
+        ...
+
+    def let_in(self, stream_id: int, size: int) -> None:
+        """Open the window of a stream to `size` bytes in all, and say so to the peer."""
+        ...
+
+    def wake_at(self, time_s: float) -> None:
+        """Have `Streams.look` called then, if not earlier."""
+        ...
+
+
+@dataclass(slots=True)
+class Waiting:
+    """How many calls wait for room, on all connections."""
+
+    count: int = 0
+
+
+class _Body(Generic[Head]):
+    """A call whose data comes in pieces. `granted` are its bytes of the budget."""
+
+    __slots__ = ("due_s", "end_wait", "granted", "head", "headers", "needed", "parts", "received",
+                 "seen")  # fmt: skip
+
+    def __init__(self, head: Head, headers: Headers, due_s: float) -> None:
+        self.head = head
+        self.headers = headers
+        self.parts: list[bytes] = []
+        self.received = 0
+        self.seen = 0
+        self.needed: int | None = None
+        self.granted = 0
+        self.due_s = due_s
+        self.end_wait: Callable[[], None] | None = None
+
+
+class Streams(Generic[Head]):
+    """The open calls of one connection."""
+
+    def __init__(
+        self, calls: Calls[Head], budget: Budget, waiting: Waiting, limits: Limits, wire: Wire
+    ) -> None:
+        self._calls = calls
+        self._budget = budget
+        self._waiting = waiting
+        self._limits = limits
+        self._wire = wire
+        # Without data so far; the last is when its patience ends.
+        self._begun: dict[int, tuple[Head, Headers, float]] = {}
+        self._bodies: dict[int, _Body[Head]] = {}
+        # Calls whose data did not come in time.
+        self.stalled = 0
+
+    def __len__(self) -> int:
+        """How many calls have no answer yet."""
+        return len(self._begun) + len(self._bodies)
+
+    # What has come
+
+    def begin(self, stream_id: int, headers: Headers, *, last: bool) -> None:
+        """A call's headers."""
+        head = self._calls.begin(headers)
+        if isinstance(head, Reply):
+            self._wire.answer(stream_id, head, last=last)
+        elif last:
+            self._wire.answer(stream_id, self._calls.message(head, b""), last=True)
+        else:
+            self._begun[stream_id] = (head, headers, self._wire.now_s + self._limits.stall_s)
+
+    def data(self, stream_id: int, data: bytes, *, last: bool) -> None:
+        """A frame of a call's data."""
+        begun = self._begun.pop(stream_id, None)
+        if begun is not None:
+            if last:
+                self._wire.taken(stream_id, len(data))
+                self._wire.answer(stream_id, self._calls.message(begun[0], data), last=True)
+                return
+            self._bodies[stream_id] = body = _Body(*begun)
+        elif (found := self._bodies.get(stream_id)) is not None:
+            body = found
+        else:
+            self._wire.taken(stream_id, len(data))
+            return
+        body.parts.append(data)
+        body.received += len(data)
+        if last:
+            self._whole(stream_id, last=True)
+        elif body.needed is None:
+            if body.received >= PREFIX_BYTES:
+                self._claim(stream_id, body)
+        elif body.received > body.needed:
+            # More than one message: what is wrong with it is already known.
+            self._whole(stream_id, last=False)
+
+    def trailers(self, stream_id: int) -> None:
+        """A client's trailers end its data."""
+        begun = self._begun.pop(stream_id, None)
+        if begun is not None:
+            self._wire.answer(stream_id, self._calls.message(begun[0], b""), last=True)
+        else:
+            self._whole(stream_id, last=True)
+
+    def gone(self, stream_id: int) -> None:
+        """The stream is closed, by whomever."""
+        self._begun.pop(stream_id, None)
+        self._drop(stream_id)
+
+    def end(self) -> None:
+        """The connection is closed: nothing is held any more."""
+        self._begun.clear()
+        for stream_id in list(self._bodies):
+            self._drop(stream_id)
+
+    def look(self, now_s: float) -> float:
+        """Refuse what has waited or stalled for too long; returns when to look again."""
+        for stream_id, (_, _, due_s) in list(self._begun.items()):
+            if now_s >= due_s:
+                self._refuse_stalled(stream_id)
+        for stream_id, body in list(self._bodies.items()):
+            if now_s < body.due_s or stream_id not in self._bodies:
+                continue
+            if body.end_wait is not None:
+                self._refuse(stream_id, self._calls.refuse_load())
+            elif body.received - body.seen < _progress(body.needed or 0):
+                self._refuse_stalled(stream_id)
+            else:
+                body.seen = body.received
+                body.due_s = now_s + self._limits.stall_s
+        return min(
+            min((due_s for _, _, due_s in self._begun.values()), default=math.inf),
+            min((body.due_s for body in self._bodies.values()), default=math.inf),
+        )
+
+    # Room
+
+    def _claim(self, stream_id: int, body: _Body[Head]) -> None:
+        """The size is known: get room for the message, and let in what is missing."""
+        start = body.parts[0] if len(body.parts) == 1 else b"".join(body.parts)
+        size = int.from_bytes(start[1:PREFIX_BYTES], "big")
+        body.needed = needed = PREFIX_BYTES + size
+        if body.received > needed:
+            self._whole(stream_id, last=False)
+            return
+        if (refusal := self._calls.refuse_size(size)) is not None:
+            self._refuse(stream_id, refusal)
+            return
+        first = min(needed, INITIAL_WINDOW)
+        if not self._budget.grant(first):
+            self._refuse(stream_id, self._calls.refuse_load())
+            return
+        body.granted = first
+        if (missing := needed - first) == 0:
+            return
+        if self._budget.grant(missing):
+            body.granted = needed
+            self._wire.let_in(stream_id, needed)
+        elif self._waiting.count >= self._limits.max_waiting:
+            self._refuse(stream_id, self._calls.refuse_load())
+        else:
+            self._wait(stream_id, body, missing)
+
+    def _wait(self, stream_id: int, body: _Body[Head], missing: int) -> None:
+        deadline_s = timeout_s(dict(body.headers).get(b"grpc-timeout", b""))
+        patience_s = self._limits.wait_s
+        if deadline_s is not None:
+            patience_s = min(patience_s, deadline_s)
+        body.due_s = self._wire.time_s() + patience_s
+        self._wire.wake_at(body.due_s)
+        self._waiting.count += 1
+
+        def granted() -> None:
+            self._waiting.count -= 1
+            body.end_wait = None
+            body.granted += missing
+            body.seen = body.received
+            body.due_s = self._wire.time_s() + self._limits.stall_s
+            self._wire.let_in(stream_id, body.granted)
+
+        body.end_wait = self._budget.wait(missing, granted)
+
+    # Ends
+
+    def _whole(self, stream_id: int, *, last: bool) -> None:
+        body = self._drop(stream_id)
+        if body is not None:
+            data = body.parts[0] if len(body.parts) == 1 else b"".join(body.parts)
+            body.parts.clear()
+            self._wire.answer(stream_id, self._calls.message(body.head, data), last=last)
+
+    def _refuse(self, stream_id: int, reply: Reply) -> None:
+        self.gone(stream_id)
+        self._wire.answer(stream_id, reply, last=False)
+
+    def _refuse_stalled(self, stream_id: int) -> None:
+        self.stalled += 1
+        self._refuse(stream_id, self._calls.refuse_stall())
+
+    def _drop(self, stream_id: int) -> _Body[Head] | None:
+        body = self._bodies.pop(stream_id, None)
+        if body is not None:
+            if body.end_wait is not None:
+                self._waiting.count -= 1
+                body.end_wait()
+                body.end_wait = None
+            if body.granted:
+                self._budget.release(body.granted)
+                body.granted = 0
+            self._wire.taken(stream_id, body.received)
+        return body
+
+
+def _progress(size: int) -> int:
+    return max(_MIN_PROGRESS_BYTES, size // _MIN_PROGRESS_PART)
