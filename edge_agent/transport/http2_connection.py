@@ -44,6 +44,8 @@ from edge_agent.transport.http2_streams import (
 # asyncio's own reads are of 256 KiB, which costs a system call for the memory each time.
 READ_BYTES = 64 << 10
 _MAX_WINDOW = (1 << 31) - 1
+# In which a request of HTTP/1 gives itself away.
+_FIRST_LINE_BYTES = 4096
 # For a GOAWAY to be taken: closing on unread bytes would reset the connection, and it with it.
 _LINGER_S = 1.0
 
@@ -115,7 +117,7 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         if self._ended:
             return  # Thrown away while a GOAWAY is on its way.
         data = self._owner.buffer[:nbytes]
-        if not self._started and not self._start(bytes(data[: len(PREFACE)])):
+        if not self._started and not self._start(bytes(data[:_FIRST_LINE_BYTES])):
             return
         self.now_s = self._heard_s = self._loop.time()
         try:
@@ -199,9 +201,9 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
 
     def _start(self, first: bytes) -> bool:
         """Greet a peer that speaks HTTP/2; tell any other where it is."""
-        if not PREFACE.startswith(first):
+        if not PREFACE.startswith(first[: len(PREFACE)]):
             self._owner.count("not_http2")
-            self._say_goodbye(NOT_HTTP2)
+            self._say_goodbye(NOT_HTTP2 if b" HTTP/1." in first else b"")
             return False
         self._started = True
         self._http2.initiate_connection(SETTINGS)
@@ -272,7 +274,8 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
     def _reset_cut(self) -> None:
         """Tell peers that are still sending to stop (RFC 9113, 8.1), now that they are answered."""
         for stream_id in self._cut:
-            with contextlib.suppress(ngh2.StreamProtocolError):
+            # It may be closed by now, and so may the connection.
+            with contextlib.suppress(ngh2.NGH2Error):
                 self._http2.reset_stream(stream_id, ngh2.ErrorCode.NO_ERROR)
         self._cut.clear()
         if out := self._http2.data_to_send():

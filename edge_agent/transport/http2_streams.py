@@ -140,8 +140,9 @@ class Streams(Generic[Head]):
         self._waiting = waiting
         self._limits = limits
         self._wire = wire
-        # Without data so far; the last is when its patience ends.
-        self._begun: dict[int, tuple[Head, Headers, float]] = {}
+        # Without data so far, the last is when its patience ends. One that is refused for its head
+        # is told so with its first data: what is wrong with its frames comes first.
+        self._begun: dict[int, tuple[Head | Reply, Headers, float]] = {}
         self._bodies: dict[int, _Body[Head]] = {}
         # Calls whose data did not come in time.
         self.stalled = 0
@@ -155,10 +156,8 @@ class Streams(Generic[Head]):
     def begin(self, stream_id: int, headers: Headers, *, last: bool) -> None:
         """A call's headers."""
         head = self._calls.begin(headers)
-        if isinstance(head, Reply):
-            self._wire.answer(stream_id, head, last=last)
-        elif last:
-            self._wire.answer(stream_id, self._calls.message(head, b""), last=True)
+        if last:
+            self._answer_begun(stream_id, head, b"", last=True)
         else:
             self._begun[stream_id] = (head, headers, self._wire.now_s + self._limits.stall_s)
 
@@ -166,11 +165,12 @@ class Streams(Generic[Head]):
         """A frame of a call's data."""
         begun = self._begun.pop(stream_id, None)
         if begun is not None:
-            if last:
+            head, headers, due_s = begun
+            if last or isinstance(head, Reply):
                 self._wire.taken(stream_id, len(data))
-                self._wire.answer(stream_id, self._calls.message(begun[0], data), last=True)
+                self._answer_begun(stream_id, head, data, last=last)
                 return
-            self._bodies[stream_id] = body = _Body(*begun)
+            self._bodies[stream_id] = body = _Body(head, headers, due_s)
         elif (found := self._bodies.get(stream_id)) is not None:
             body = found
         else:
@@ -191,7 +191,7 @@ class Streams(Generic[Head]):
         """A client's trailers end its data."""
         begun = self._begun.pop(stream_id, None)
         if begun is not None:
-            self._wire.answer(stream_id, self._calls.message(begun[0], b""), last=True)
+            self._answer_begun(stream_id, begun[0], b"", last=True)
         else:
             self._whole(stream_id, last=True)
 
@@ -274,6 +274,10 @@ class Streams(Generic[Head]):
         body.end_wait = self._budget.wait(missing, granted)
 
     # Ends
+
+    def _answer_begun(self, stream_id: int, head: Head | Reply, data: bytes, *, last: bool) -> None:
+        reply = head if isinstance(head, Reply) else self._calls.message(head, data)
+        self._wire.answer(stream_id, reply, last=last)
 
     def _whole(self, stream_id: int, *, last: bool) -> None:
         body = self._drop(stream_id)
