@@ -98,7 +98,7 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         self._untaken: dict[int, float] = {}
         # Answered before their end: reset once the answer is out.
         self._cut: list[int] = []
-        self._started = self._leaving = self._ended = self._turning = False
+        self._started = self._leaving = self._ended = self._turning = self._excused = False
 
     # What asyncio calls
 
@@ -227,8 +227,6 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         try:
             events = http2.events()
             if read:
-                # PRIORITY and unknown frames show as little as half a frame: a connection that
-                # ends with one of these has `first_s` for its next.
                 self._note_partial(partial=not events)
             while True:
                 for event in events:
@@ -278,15 +276,22 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
             with contextlib.suppress(ngh2.NGH2Error):
                 self._http2.reset_stream(stream_id, ngh2.ErrorCode.NO_ERROR)
         self._cut.clear()
+        self._excused = True
         if out := self._http2.data_to_send():
             self._transport.write(out)
 
     # Time
 
     def _note_partial(self, *, partial: bool) -> None:
+        """Note a read that brought no event: half a frame, as far as one can see.
+
+        PRIORITY and unknown frames look the same, and who sends one of these last has `first_s`
+        for the next. So does the rest of a call that was refused, which is excused.
+        """
         if not partial:
             self._partial_s = None
-        elif self._partial_s is None:
+            self._excused = False
+        elif self._partial_s is None and not self._excused:
             self._partial_s = self.now_s
             self.wake_at(self.now_s + self._limits.first_s)
 

@@ -21,7 +21,7 @@ from edge_agent.transport.grpc import PREFIX_BYTES, Headers, timeout_s
 
 # HTTP/2's own default (RFC 9113, 6.9.2).
 INITIAL_WINDOW = (1 << 16) - 1
-# A body has to bring this much, and this part of itself, in each `body_s`.
+# A body has to bring this much, and this part of itself, in each `stall_s`.
 _MIN_PROGRESS_BYTES = 1024
 _MIN_PROGRESS_PART = 32
 
@@ -114,14 +114,13 @@ class Waiting:
 class _Body(Generic[Head]):
     """A call whose data comes in pieces. `granted` are its bytes of the budget."""
 
-    __slots__ = ("due_s", "end_wait", "granted", "head", "headers", "needed", "parts", "received",
-                 "seen")  # fmt: skip
+    __slots__ = ("data", "due_s", "end_wait", "granted", "head", "headers", "needed", "seen")
 
     def __init__(self, head: Head, headers: Headers, due_s: float) -> None:
         self.head = head
         self.headers = headers
-        self.parts: list[bytes] = []
-        self.received = 0
+        # Not a list of pieces: a piece of one byte would take forty.
+        self.data = bytearray()
         self.seen = 0
         self.needed: int | None = None
         self.granted = 0
@@ -176,14 +175,13 @@ class Streams(Generic[Head]):
         else:
             self._wire.taken(stream_id, len(data))
             return
-        body.parts.append(data)
-        body.received += len(data)
+        body.data += data
         if last:
             self._whole(stream_id, last=True)
         elif body.needed is None:
-            if body.received >= PREFIX_BYTES:
+            if len(body.data) >= PREFIX_BYTES:
                 self._claim(stream_id, body)
-        elif body.received > body.needed:
+        elif len(body.data) > body.needed:
             # More than one message: what is wrong with it is already known.
             self._whole(stream_id, last=False)
 
@@ -208,18 +206,19 @@ class Streams(Generic[Head]):
 
     def look(self, now_s: float) -> float:
         """Refuse what has waited or stalled for too long; returns when to look again."""
-        for stream_id, (_, _, due_s) in list(self._begun.items()):
-            if now_s >= due_s:
+        # What one gives back may let another in, which may end while we look.
+        for stream_id, begun in list(self._begun.items()):
+            if now_s >= begun[2] and self._begun.get(stream_id) is begun:
                 self._refuse_stalled(stream_id)
         for stream_id, body in list(self._bodies.items()):
-            if now_s < body.due_s or stream_id not in self._bodies:
+            if now_s < body.due_s or self._bodies.get(stream_id) is not body:
                 continue
             if body.end_wait is not None:
                 self._refuse(stream_id, self._calls.refuse_load())
-            elif body.received - body.seen < _progress(body.needed or 0):
+            elif len(body.data) - body.seen < _progress(body.needed or 0):
                 self._refuse_stalled(stream_id)
             else:
-                body.seen = body.received
+                body.seen = len(body.data)
                 body.due_s = now_s + self._limits.stall_s
         return min(
             min((due_s for _, _, due_s in self._begun.values()), default=math.inf),
@@ -230,10 +229,9 @@ class Streams(Generic[Head]):
 
     def _claim(self, stream_id: int, body: _Body[Head]) -> None:
         """The size is known: get room for the message, and let in what is missing."""
-        start = body.parts[0] if len(body.parts) == 1 else b"".join(body.parts)
-        size = int.from_bytes(start[1:PREFIX_BYTES], "big")
+        size = int.from_bytes(body.data[1:PREFIX_BYTES], "big")
         body.needed = needed = PREFIX_BYTES + size
-        if body.received > needed:
+        if len(body.data) > needed:
             self._whole(stream_id, last=False)
             return
         if (refusal := self._calls.refuse_size(size)) is not None:
@@ -267,7 +265,7 @@ class Streams(Generic[Head]):
             self._waiting.count -= 1
             body.end_wait = None
             body.granted += missing
-            body.seen = body.received
+            body.seen = len(body.data)
             body.due_s = self._wire.time_s() + self._limits.stall_s
             self._wire.let_in(stream_id, body.granted)
 
@@ -282,8 +280,8 @@ class Streams(Generic[Head]):
     def _whole(self, stream_id: int, *, last: bool) -> None:
         body = self._drop(stream_id)
         if body is not None:
-            data = body.parts[0] if len(body.parts) == 1 else b"".join(body.parts)
-            body.parts.clear()
+            data = bytes(body.data)
+            body.data.clear()
             self._wire.answer(stream_id, self._calls.message(body.head, data), last=last)
 
     def _refuse(self, stream_id: int, reply: Reply) -> None:
@@ -304,7 +302,7 @@ class Streams(Generic[Head]):
             if body.granted:
                 self._budget.release(body.granted)
                 body.granted = 0
-            self._wire.taken(stream_id, body.received)
+            self._wire.taken(stream_id, len(body.data))
         return body
 
 

@@ -35,8 +35,8 @@ WHY_NOT = {
         " on a stream",
     ): "libnghttp2 ends the connection (GOAWAY, FLOW_CONTROL_ERROR), h2spec wants the stream reset",
 }
-# We answer a whole request at once, which closes its stream: what follows finds it closed, as above,
-# unless the same read brought both.
+# We answer a whole request at once, which closes its stream: what follows finds it closed, as
+# above, unless the same read brought both.
 RACES = {
     ("http2/5.1", "half closed (remote): Sends a DATA frame"),
     ("http2/5.1", "half closed (remote): Sends a HEADERS frame"),
