@@ -1,84 +1,22 @@
 """Memory of the HTTP receiver under senders that mean no good: the short form of test_bounds.py."""
 
 import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from tests.agent.receiver import requests as r
+from tests.agent.receiver.child import MIB, Child, answers, running, settled
 from tests.agent.receiver.oracle import head
-from tests.agent.receiver.servers import DEADLINE_S, connected, post
+from tests.agent.receiver.servers import post
 from tests.fakes import attacks
-from tests.fakes.programs import ROOT
-from tests.fakes.receiver import BUDGET_BYTES
-
-MIB = 1 << 20
-# What is not bodies: the interpreter and its modules, 200 connections with what each has read, and
-# the one request that is being looked at, in three forms.
-OVERHEAD_BYTES = 40 * MIB
-
-
-@dataclass
-class Child:
-    """The receiver as a program of its own."""
-
-    process: asyncio.subprocess.Process
-    port: int
-
-    def anonymous_bytes(self, *, peak: bool = False) -> int:
-        """Its anonymous memory (proc_pid_status(5)), now or, at most, ever."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        kb = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith(" kB")}
-        return (int(kb["VmHWM"]) - int(kb["RssFile"]) if peak else int(kb["RssAnon"])) * 1024
 
 
 @pytest.fixture
 async def child() -> AsyncIterator[Child]:
-    """Started, and in the end still answering and below its bound."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.fakes.receiver",
-        cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ["PATH"]},
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            port = int((await process.stdout.readline()).split()[0])
-        child = Child(process, port)
-        yield child
-        await answers(child, 200)
-        assert child.anonymous_bytes(peak=True) < BUDGET_BYTES + OVERHEAD_BYTES
-        process.stdin.close()
-        async with asyncio.timeout(DEADLINE_S):
-            assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def answers(child: Child, *allowed: int, data: bytes | None = None) -> int:
-    """The status that a well-formed request gets now, which is one of `allowed`."""
-    async with connected(child.port) as wire:
-        await wire.send(data or post(r.ONE))
-        status = (await wire.answer()).status
-    assert status in allowed
-    return status
-
-
-async def settled(child: Child) -> None:
-    """Until the child has looked at all that has come: it answers after what came before."""
-    for _ in range(3):
-        await answers(child, 200)
+    """A receiver, which in the end still answers and was always below its bound."""
+    async with running() as started:
+        yield started
 
 
 @pytest.mark.parametrize("size", [3_900_000, 8_000_000])

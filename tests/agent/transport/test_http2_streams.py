@@ -1,0 +1,342 @@
+"""The calls of an HTTP/2 connection: when each is answered, and what it holds until then."""
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.transport.budget import Budget
+from edge_agent.transport.grpc import Headers, message_prefix
+from edge_agent.transport.http2_streams import (
+    INITIAL_WINDOW,
+    Limits,
+    Reply,
+    Streams,
+    Waiting,
+)
+
+BUDGET = 8 << 20
+MAX_SIZE = 4 << 20
+LIMITS = Limits(stall_s=30.0, wait_s=5.0, max_waiting=2)
+GOOD: Headers = ((b":path", b"/good"),)
+BAD: Headers = ((b":path", b"/bad"),)
+FINE, WRONG = Reply(((b"s", b"fine"),)), Reply(((b"s", b"wrong"),))
+LOAD, STALL, SIZE = (Reply(((b"s", word),)) for word in (b"load", b"stall", b"size"))
+
+
+@dataclass
+class Calls:
+    """Takes what has the path /good, and remembers it."""
+
+    taken: list[bytes] = field(default_factory=list)
+
+    def begin(self, headers: Headers) -> str | Reply:
+        return WRONG if headers == BAD else "head"
+
+    def message(self, head: str, data: bytes) -> Reply:
+        assert head == "head"
+        self.taken.append(data)
+        return FINE
+
+    def refuse_size(self, size: int) -> Reply | None:
+        return SIZE if size > MAX_SIZE else None
+
+    def refuse_load(self) -> Reply:
+        return LOAD
+
+    def refuse_stall(self) -> Reply:
+        return STALL
+
+
+class Wire:
+    """Writes down what it is asked for."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.answers: dict[int, tuple[Reply, bool]] = {}
+        self.returned: dict[int, int] = {}
+        self.windows: dict[int, int] = {}
+        self.wake_s = math.inf
+
+    def answer(self, stream_id: int, reply: Reply, *, last: bool) -> None:
+        assert stream_id not in self.answers, "answered twice"
+        self.answers[stream_id] = (reply, last)
+
+    def taken(self, stream_id: int, size: int) -> None:
+        self.returned[stream_id] = self.returned.get(stream_id, 0) + size
+
+    def let_in(self, stream_id: int, size: int) -> None:
+        self.windows[stream_id] = size
+
+    def time_s(self) -> float:
+        return self.now_s
+
+    def wake_at(self, time_s: float) -> None:
+        self.wake_s = min(self.wake_s, time_s)
+
+
+class World:
+    """One connection's calls, what they share with others, and what came of them."""
+
+    def __init__(self, budget_bytes: int = BUDGET) -> None:
+        self.budget, self.waiting = Budget(budget_bytes), Waiting()
+        self.calls, self.wire = Calls(), Wire()
+        self.streams = Streams(self.calls, self.budget, self.waiting, LIMITS, self.wire)
+
+    def begin(self, stream_id: int, size: int, *, sent: int, headers: Headers = GOOD) -> None:
+        """A call that announces `size` bytes and sends `sent` of its data."""
+        self.streams.begin(stream_id, headers, last=False)
+        self.streams.data(stream_id, data(size)[:sent], last=False)
+
+
+@pytest.fixture
+def world() -> World:
+    """A fresh one."""
+    return World()
+
+
+def data(size: int) -> bytes:
+    """A message of `size` bytes with its prefix."""
+    return message_prefix(size, compressed=False) + bytes(size)
+
+
+def test_a_message_in_one_frame_is_answered_at_once(world: World) -> None:
+    """It takes nothing from the budget, and sets no timer."""
+    world.streams.begin(1, GOOD, last=False)
+    world.streams.data(1, data(10), last=True)
+    assert world.calls.taken == [data(10)]
+    assert world.wire.answers == {1: (FINE, True)}
+    assert world.wire.returned == {1: 15}
+    assert (len(world.streams), world.budget.in_flight, world.wire.wake_s) == (0, 0, math.inf)
+
+
+def test_a_call_without_data_is_answered_too(world: World) -> None:
+    """With its headers, or its trailers."""
+    world.streams.begin(1, GOOD, last=True)
+    world.streams.begin(3, GOOD, last=False)
+    world.streams.trailers(3)
+    assert world.calls.taken == [b"", b""]
+    assert world.wire.answers == {1: (FINE, True), 3: (FINE, True)}
+
+
+def test_a_message_in_pieces_is_counted_until_it_is_whole(world: World) -> None:
+    """Also where the pieces are single bytes; trailers end it as well as a last frame."""
+    world.streams.begin(1, GOOD, last=False)
+    for at in range(8):
+        world.streams.data(1, data(5)[at : at + 1], last=False)
+    assert world.budget.in_flight == 10
+    world.streams.data(1, data(5)[8:], last=False)
+    assert world.wire.answers == {}
+    world.streams.trailers(1)
+    assert world.calls.taken == [data(5)]
+    assert (world.budget.in_flight, world.wire.returned) == (0, {1: 10})
+
+
+def test_the_window_is_opened_for_a_large_message_and_no_more(world: World) -> None:
+    """The five bytes tell the size, before the rest has come."""
+    world.begin(1, 1 << 20, sent=5)
+    assert world.wire.windows == {1: 5 + (1 << 20)}
+    assert world.budget.in_flight == 5 + (1 << 20)
+    world.streams.data(1, bytes(1 << 20), last=True)
+    assert world.wire.answers == {1: (FINE, True)}
+    assert world.budget.in_flight == 0
+
+
+def test_a_message_that_is_too_large_is_refused_before_it_comes(world: World) -> None:
+    """What still comes is thrown away, and given back to the connection's window."""
+    world.begin(1, MAX_SIZE + 1, sent=5)
+    assert world.wire.answers == {1: (SIZE, False)}
+    world.streams.data(1, bytes(1000), last=False)
+    world.streams.data(1, bytes(10), last=True)
+    assert world.wire.returned == {1: 1015}
+    assert (world.budget.in_flight, world.calls.taken) == (0, [])
+
+
+def test_more_than_one_message_is_not_waited_for(world: World) -> None:
+    """It is known to be wrong as soon as there is a byte too much, in one frame or later."""
+    world.begin(1, 3, sent=0)
+    world.streams.data(1, data(3) + b"x", last=False)
+    world.begin(3, 3, sent=8)
+    world.streams.data(3, b"x", last=False)
+    assert world.calls.taken == [data(3) + b"x"] * 2
+    assert world.wire.answers == {1: (FINE, False), 3: (FINE, False)}
+    assert world.budget.in_flight == 0
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_bad_head_is_said_with_the_first_data(world: World, *, last: bool) -> None:
+    """Not before: what is wrong with the frames has to be said first."""
+    world.streams.begin(1, BAD, last=False)
+    assert world.wire.answers == {}
+    world.streams.data(1, b"abc", last=last)
+    assert world.wire.answers == {1: (WRONG, last)}
+    assert world.wire.returned == {1: 3}
+
+
+def test_a_bad_head_alone_is_said_at_its_end(world: World) -> None:
+    """There may never be data."""
+    world.streams.begin(1, BAD, last=True)
+    world.streams.begin(3, BAD, last=False)
+    world.streams.trailers(3)
+    assert world.wire.answers == {1: (WRONG, True), 3: (WRONG, True)}
+
+
+def test_what_finds_no_room_waits_and_is_let_in_in_turn(world: World) -> None:
+    """It holds what it may have sent unasked, and its window stays as it is."""
+    world.begin(1, MAX_SIZE, sent=5)
+    world.begin(3, MAX_SIZE, sent=5)
+    assert world.wire.windows == {1: MAX_SIZE + 5}
+    assert world.budget.in_flight == MAX_SIZE + 5 + INITIAL_WINDOW
+    assert world.waiting.count == 1
+    assert world.wire.wake_s == 105.0
+    world.streams.data(1, bytes(MAX_SIZE), last=True)
+    assert world.wire.windows == {1: MAX_SIZE + 5, 3: MAX_SIZE + 5}
+    assert (world.waiting.count, world.budget.in_flight) == (0, MAX_SIZE + 5)
+    world.wire.now_s = 129.0
+    assert world.streams.look(129.0) == 130.0  # It has time again, from when it was let in.
+    world.streams.data(3, bytes(MAX_SIZE), last=True)
+    assert world.wire.answers == {1: (FINE, True), 3: (FINE, True)}
+
+
+@pytest.mark.parametrize(
+    ("timeout", "until_s"),
+    [(b"2S", 102.0), (b"300m", 100.3), (b"10S", 105.0), (b"1H", 105.0), (b"soon", 105.0)],
+)
+def test_a_wait_ends_with_the_patience_of_the_caller_or_ours(
+    timeout: bytes, until_s: float
+) -> None:
+    """Its grpc-timeout, and five seconds at most; then it is refused, to come back later."""
+    world = World()
+    world.begin(1, MAX_SIZE, sent=5)
+    world.begin(3, MAX_SIZE, sent=5, headers=((b"grpc-timeout", timeout),))
+    assert world.wire.wake_s == until_s
+    assert world.streams.look(until_s - 0.01) == until_s
+    assert world.wire.answers == {}
+    world.streams.look(until_s)
+    assert world.wire.answers == {3: (LOAD, False)}
+    assert (world.waiting.count, world.budget.in_flight) == (0, MAX_SIZE + 5)
+
+
+def test_only_so_many_wait(world: World) -> None:
+    """The next is refused at once: those who wait hold room themselves."""
+    world.begin(1, MAX_SIZE, sent=5)
+    for stream_id in (3, 5, 7):
+        world.begin(stream_id, MAX_SIZE, sent=5)
+    assert world.waiting.count == 2
+    assert world.wire.answers == {7: (LOAD, False)}
+
+
+def test_where_not_even_a_little_fits_a_call_is_refused(world: World) -> None:
+    """What has come of it is not kept."""
+    assert world.budget.grant(world.budget.in_flight + 6 * MAX_SIZE // 4)
+    while world.budget.grant(INITIAL_WINDOW):
+        pass
+    before = world.budget.in_flight
+    world.begin(1, INITIAL_WINDOW, sent=100)
+    assert world.wire.answers == {1: (LOAD, False)}
+    assert (world.budget.in_flight, world.wire.returned) == (before, {1: 100})
+
+
+def test_a_call_without_data_has_its_time(world: World) -> None:
+    """A bad one too."""
+    world.streams.begin(1, GOOD, last=False)
+    world.wire.now_s = 110.0
+    world.streams.begin(3, BAD, last=False)
+    assert world.streams.look(129.9) == 130.0
+    assert world.streams.look(130.0) == 140.0
+    assert world.streams.look(140.0) == math.inf
+    assert world.wire.answers == {1: (STALL, False), 3: (STALL, False)}
+    assert world.streams.stalled == 2
+
+
+def test_a_body_has_to_go_on(world: World) -> None:
+    """A thirty-second part of it in thirty seconds, or it is given up."""
+    world.begin(1, 1 << 20, sent=5)
+    world.streams.data(1, bytes(1 << 15), last=False)
+    assert world.streams.look(130.0) == 160.0
+    world.streams.data(1, bytes((1 << 15) - 10), last=False)
+    assert world.streams.look(160.0) == math.inf
+    assert world.wire.answers == {1: (STALL, False)}
+    assert world.budget.in_flight == 0
+
+
+def test_a_small_body_has_to_bring_a_kilobyte(world: World) -> None:
+    """Also one whose size has not come."""
+    world.begin(1, 30_000, sent=1024)
+    world.begin(3, 30_000, sent=1023)
+    world.begin(5, 30_000, sent=4)
+    world.streams.look(130.0)
+    assert world.wire.answers == {3: (STALL, False), 5: (STALL, False)}
+
+
+def test_a_call_that_its_caller_gives_up_is_forgotten(world: World) -> None:
+    """Whatever it was doing: nothing of it stays."""
+    world.streams.begin(1, GOOD, last=False)
+    world.begin(3, MAX_SIZE, sent=100)
+    world.begin(5, MAX_SIZE, sent=100)
+    for stream_id in (1, 3, 5, 7):
+        world.streams.gone(stream_id)
+        world.streams.trailers(stream_id)
+    assert (len(world.streams), world.budget.in_flight, world.waiting.count) == (0, 0, 0)
+    assert world.wire.answers == {}
+
+
+def test_one_that_is_let_in_may_belong_to_another_connection(world: World) -> None:
+    """The budget is one for all."""
+    other = World()
+    other.streams = Streams(other.calls, world.budget, world.waiting, LIMITS, other.wire)
+    world.begin(1, MAX_SIZE, sent=5)
+    other.begin(1, MAX_SIZE, sent=5)
+    assert other.wire.windows == {}
+    world.streams.end()
+    assert other.wire.windows == {1: MAX_SIZE + 5}
+    other.streams.end()
+    assert (world.budget.in_flight, world.waiting.count) == (0, 0)
+
+
+def test_a_look_that_lets_in_what_it_would_refuse_next_does_not_refuse_it(world: World) -> None:
+    """Giving one up makes room for the other, in the middle of the look."""
+    world.begin(1, MAX_SIZE, sent=5)
+    world.wire.now_s = 126.0
+    world.begin(3, MAX_SIZE, sent=5)
+    world.wire.now_s = 131.0
+    assert world.streams.look(131.0) == 161.0
+    assert world.wire.answers == {1: (STALL, False)}
+    assert world.wire.windows[3] == MAX_SIZE + 5
+
+
+@given(st.data())
+def test_whatever_comes_each_call_has_one_answer_and_nothing_stays(draw: st.DataObject) -> None:
+    """Random frames of random calls: bytes held are within the budget, and all are given back."""
+    world, received = World(2 << 20), dict[int, int]()
+    open_: set[int] = set()
+    for _ in range(draw.draw(st.integers(1, 60))):
+        world.wire.now_s += draw.draw(st.sampled_from([0.0, 0.1, 3.0, 40.0]))
+        stream_id = draw.draw(st.sampled_from(range(1, 21, 2)))
+        step = draw.draw(st.sampled_from(["begin", "data", "data", "data", "end", "gone", "look"]))
+        if step == "begin" and stream_id not in received:
+            received[stream_id] = 0
+            open_.add(stream_id)
+            headers = draw.draw(st.sampled_from([GOOD, GOOD, BAD]))
+            world.streams.begin(stream_id, headers, last=draw.draw(st.booleans()))
+        elif step == "data" and stream_id in open_:
+            size = draw.draw(st.sampled_from([0, 3, 70_000, 1 << 20, 5 << 20]))
+            piece = data(size)[: draw.draw(st.sampled_from([2, 5, 100, 16_384]))]
+            received[stream_id] += len(piece)
+            world.streams.data(stream_id, piece, last=draw.draw(st.booleans()))
+        elif step == "end" and stream_id in open_:
+            world.streams.trailers(stream_id)
+        elif step == "gone" and stream_id in open_:
+            open_.discard(stream_id)
+            world.streams.gone(stream_id)
+        elif step == "look":
+            due_s = world.streams.look(world.wire.now_s)
+            assert due_s > world.wire.now_s
+        assert world.budget.in_flight <= 2 << 20
+    world.streams.end()
+    assert (world.budget.in_flight, world.waiting.count, len(world.streams)) == (0, 0, 0)
+    assert {k: v for k, v in world.wire.returned.items() if v} == {
+        k: v for k, v in received.items() if v
+    }
