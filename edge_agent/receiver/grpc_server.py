@@ -104,8 +104,6 @@ class GrpcReceiver:
             compressed, body = grpc.split_message(data)
         except grpc.GrpcError as error:
             return core.refuse(Code.INVALID_ARGUMENT, 400, str(error))
-        if len(body) > MAX_REQUEST_BYTES:
-            return core.too_large(len(body))
         if compressed:
             if not head.gzip:
                 return core.refuse(

@@ -19,6 +19,7 @@ from edge_agent.transport.grpc import (
     request_headers,
     split_message,
     timeout,
+    timeout_s,
     user_metadata,
     wire_metadata,
 )
@@ -77,6 +78,30 @@ def test_a_timeout_is_never_shorter_than_asked_by_more_than_a_rounding(seconds: 
     value = timeout(seconds).decode()
     assert 1 <= len(value[:-1]) <= 8
     assert int(value[:-1]) * UNIT_S[value[-1]] >= seconds - 0.0006
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b"1H", 3600.0),
+        (b"2M", 120.0),
+        (b"10S", 10.0),
+        (b"9997m", 9.997),
+        (b"99999999u", 99.999999),
+        (b"5n", 5e-9),
+        (b"0m", 0.0),
+        (b"", None),
+        (b"S", None),
+        (b"10", None),
+        (b"10s", None),
+        (b"-1S", None),
+        (b"1.5S", None),
+        (b"999999999S", None),
+    ],
+)
+def test_a_callers_timeout_is_read_or_there_is_none(value: bytes, seconds: float | None) -> None:
+    """TimeoutValue TimeoutUnit of PROTOCOL-HTTP2.md, and nothing else."""
+    assert timeout_s(value) == (None if seconds is None else pytest.approx(seconds))
 
 
 @given(st.text())
