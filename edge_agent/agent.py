@@ -38,6 +38,9 @@ _log = log.Log("agent")
 class Listener(Protocol):
     """A server that accepts connections, of whatever protocol."""
 
+    # Why connections were ended by us: reason -> how often.
+    closed: dict[str, int]
+
     async def close(self, grace_s: float) -> None:
         """Accept no more, and finish what is in progress within `grace_s`."""
         ...
@@ -76,7 +79,12 @@ async def _serve(config: Config, stop: StopRequest, state: StateDirectory) -> in
     except ConfigError as error:
         sys.stderr.write(f"otel-agent: {error}\n")
         return EXIT_CONFIG
-    health, *receivers = listeners
+    health, *receivers = listeners.values()
+    parts.closed = {
+        key.removeprefix("receiver."): listener.closed
+        for key, listener in listeners.items()
+        if key.startswith("receiver.")
+    }
     pulse = asyncio.create_task(heartbeat.run(), name="heartbeat")
     exporters = [
         asyncio.create_task(queue.run(), name=f"queue {queue.account.destination}")
@@ -95,7 +103,7 @@ async def _serve(config: Config, stop: StopRequest, state: StateDirectory) -> in
             loop=asyncio.get_running_loop(),
         )
         own_logs.start()
-    _log.info("started", **_introduction(config))
+    _log.info("started", **_introduction(config, receiving=bool(receivers)))
     parts.phase = report.Phase.RUNNING
     notifier.ready(f"sending to {' and '.join(parts.clients)}")
     # Until somebody asks us to stop, nothing may end.
@@ -119,8 +127,8 @@ async def _serve(config: Config, stop: StopRequest, state: StateDirectory) -> in
     return EXIT_DIED if died else 0
 
 
-async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> list[Listener]:
-    """Health, then the receivers; raises ConfigError when one of them cannot listen."""
+async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> dict[str, Listener]:
+    """Health, then the receivers, by setting; raises ConfigError when one of them cannot listen."""
     health, receiver = config.health, config.receiver
     wanted: list[tuple[str, Callable[[], Awaitable[Listener]]]] = [
         (
@@ -159,12 +167,12 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> list[Li
                 serve, parts.core, parts.budget, host=address.host, port=address.port, tls=tls
             )
             wanted.append((key, receive))
-    listeners: list[Listener] = []
+    listeners: dict[str, Listener] = {}
     for key, listen in wanted:
         try:
-            listeners.append(await listen())
+            listeners[key] = await listen()
         except OSError as error:
-            for listener in listeners:
+            for listener in listeners.values():
                 await listener.close(0.0)
             where = f"{key}={config.values[key]} ({config.sources[key].where})"
             reason = error.strerror or str(error)
@@ -172,7 +180,7 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> list[Li
     return listeners
 
 
-def _introduction(config: Config) -> Mapping[str, object]:
+def _introduction(config: Config, *, receiving: bool) -> Mapping[str, object]:
     endpoints = {str(e) for e in config.collector.endpoints.values()}
     return {
         "version": __version__,
@@ -181,6 +189,8 @@ def _introduction(config: Config) -> Mapping[str, object]:
         "collector": ",".join(sorted(endpoints)) or "none",
         "adapter": config.adapter.endpoint or "none",
         "interval_s": config.telemetry.interval_s,
+        "grpc": str(config.receiver.grpc) if receiving else "off",
+        "http": str(config.receiver.http) if receiving else "off",
         "health": f"http://{config.health.host}:{config.health.port}{config.health.path}",
     }
 

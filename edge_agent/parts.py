@@ -1,7 +1,7 @@
 """The parts of one process, made in the order of the data, and what they say of themselves."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from edge_agent import __version__
 from edge_agent.clients import clients
@@ -12,7 +12,7 @@ from edge_agent.exporter.queue import Policy, Queue, Reachability
 from edge_agent.exporter.retry import Backoff
 from edge_agent.health import report
 from edge_agent.health.process import Process
-from edge_agent.health.prometheus import Seeds, exposition
+from edge_agent.health.prometheus import Receivers, Seeds, exposition
 from edge_agent.host.clock import BootClock
 from edge_agent.host.identity import Identity, identify, instance_id
 from edge_agent.host.machine import Machine
@@ -51,6 +51,8 @@ class Parts:
         self._process = Process()
         self._seeds = Seeds()
         self.phase = report.Phase.STARTING
+        # By receiver: why connections were ended by us.
+        self.closed: dict[str, Mapping[str, int]] = {}
         self.ledger = Ledger()
         self.clients = clients(config)
         self._reachability = {name: Reachability() for name in self.clients}
@@ -225,6 +227,14 @@ class Parts:
             customer_id=self._config.identity.customer_id,
             node_id=self._config.identity.node_id,
             sampler_success={} if self.sampler is None else self.sampler.success,
+            receivers=Receivers(
+                refused={code.name: count for code, count in self.core.refusals.items()},
+                closed={
+                    (receiver, reason): count
+                    for receiver, closed in self.closed.items()
+                    for reason, count in closed.items()
+                },
+            ),
         )
 
     def destination_totals(self) -> str:

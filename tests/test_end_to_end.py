@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,6 +81,32 @@ def test_health_and_metrics_show_this_machine(agent: Agent, adapter: Adapter) ->
     assert health["status"] == "healthy"
     assert health["checks"]["collector_connectivity"] == {"status": "disabled"}
     assert sample(text, "agent_collector_reachable") is None
+
+
+def test_what_the_receiver_turned_away_is_on_metrics(agent: Agent) -> None:
+    """A malformed request by its code, a connection that speaks another protocol by its reason."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{agent.http_port}/v1/metrics",
+        data=b"\xff",
+        headers={"Content-Type": "application/x-protobuf"},
+    )
+    with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+        urllib.request.urlopen(request, timeout=10.0)
+    refused.value.close()
+    assert agent_answers_http1(agent.grpc_port).startswith(b"HTTP/1.1 400 ")
+    text = agent.metrics()
+    assert sample(text, "agent_receiver_refused_total", code="INVALID_ARGUMENT") == 1
+    closed = sample(
+        text, "agent_receiver_connections_closed_total", receiver="grpc", reason="not_http2"
+    )
+    assert closed == 1
+
+
+def agent_answers_http1(port: int) -> bytes:
+    """What a port says to a client of HTTP/1.1 until it closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10.0) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        return b"".join(iter(lambda: client.recv(4096), b""))
 
 
 def test_an_adapter_that_is_away_costs_nothing_that_fits_in_ram(

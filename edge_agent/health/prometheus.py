@@ -6,7 +6,7 @@ those names with exactly those labels. What else we tell uses other names.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from edge_agent.health.report import State
@@ -25,6 +25,15 @@ class Seeds:
     disk_used_bytes: Mapping[str, int] | None = None
     network_received_bytes: int | None = None
     network_transmitted_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receivers:
+    """What the receivers did not do for their senders: refused requests by gRPC code, and
+    connections ended by us, by (receiver, reason)."""
+
+    refused: Mapping[str, int] = field(default_factory=dict)
+    closed: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 class _Sample(NamedTuple):
@@ -47,6 +56,7 @@ def exposition(
     customer_id: str,
     node_id: str,
     sampler_success: Mapping[str, bool] | None = None,
+    receivers: Receivers | None = None,
 ) -> str:
     """The text of /metrics. A sample without a value is left out, and so is an empty family."""
     identity = (("customer_id", customer_id), ("node_id", node_id))
@@ -54,6 +64,7 @@ def exposition(
     for name, kind, text, samples in (
         *_fixed(state, ledger, seeds),
         *_ours(state, ledger, sampler_success or {}),
+        *_received(receivers or Receivers()),
     ):
         rows = [
             f"{name}{_labels((*identity, *sample.labels))} {_value(sample.value)}"
@@ -170,6 +181,23 @@ def _ours(state: State, ledger: Ledger, sampler_success: Mapping[str, bool]) -> 
         _Family(
             "agent_info", "gauge", "1, with the version.",
             [_Sample(1, (("version", state.version),))],
+        ),
+    )  # fmt: skip
+
+
+def _received(receivers: Receivers) -> tuple[_Family, ...]:
+    return (
+        _Family(
+            "agent_receiver_refused_total", "counter", "Requests refused to their senders.",
+            [_Sample(n, (("code", code),)) for code, n in sorted(receivers.refused.items())],
+        ),
+        _Family(
+            "agent_receiver_connections_closed_total", "counter",
+            "Connections, and calls that stalled, ended by the agent for what their peers did.",
+            [
+                _Sample(n, (("receiver", receiver), ("reason", reason)))
+                for (receiver, reason), n in sorted(receivers.closed.items())
+            ],
         ),
     )  # fmt: skip
 

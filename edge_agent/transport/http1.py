@@ -323,6 +323,7 @@ class _Connection(asyncio.BufferedProtocol):
                 self._body_mark = self._reader.body_bytes
                 self._deadline.set(self._limits.body_timeout_s)
             case _Wait.HEAD | _Wait.BODY:
+                self._server.count("slow_head" if self._wait is _Wait.HEAD else "stalled_body")
                 self._reader.refuse(408, f"waited too long for {self._wait.value}")
                 self._proceed()
             case _Wait.ROOM:
@@ -331,9 +332,12 @@ class _Connection(asyncio.BufferedProtocol):
                 self._wait_for(_Wait.IDLE, None)
                 self._proceed()
             case _Wait.FIRST_HEAD | _Wait.IDLE:
+                self._server.count("idle")
                 self._wait_for(_Wait.GOODBYE, _LINGER_S)
                 self._transport.close()
             case _Wait.READER | _Wait.GOODBYE | _Wait.ANSWER | _Wait.TURN:
+                if self._wait is _Wait.READER:
+                    self._server.count("unread")
                 self._transport.abort()
 
     @property
@@ -367,6 +371,8 @@ class Server:
         # One for all: what comes in is looked at, and kept elsewhere, before the next read.
         # A view, because asyncio's TLS fills slices of it.
         self.buffer = memoryview(bytearray(_READ_BYTES))
+        # Why connections were ended by us, beside refusals: reason -> how often.
+        self.closed: dict[str, int] = {}
         self._acceptor: Acceptor
         self._connections: set[_Connection] = set()
         self._empty = asyncio.Event()
@@ -380,6 +386,10 @@ class Server:
     def ports(self) -> list[int]:
         """The port of each listening socket."""
         return self._acceptor.ports
+
+    def count(self, reason: str) -> None:
+        """Note why a connection was ended."""
+        self.closed[reason] = self.closed.get(reason, 0) + 1
 
     def opened(self, connection: _Connection) -> None:
         """A connection stands."""

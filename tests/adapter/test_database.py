@@ -197,7 +197,7 @@ def test_the_file_is_a_map_that_forgets(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[Row]], cutoff: int, step: int
 ):
     """Against a dict: whatever is written, twice, and then expired in steps of any size."""
-    database = Database(Path(":memory:"))
+    database = Database(tmp_path_factory.mktemp("map") / "metrics.db")
     model: dict[tuple[Any, ...], Row] = {}
     for batch in batches * 2:
         store(database, *batch)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.health.prometheus import Seeds, exposition
+from edge_agent.health.prometheus import Receivers, Seeds, exposition
 from edge_agent.health.report import State
 from edge_agent.ledger import Ledger
 from edge_agent.otlp.signal import Signal
@@ -59,6 +59,10 @@ def text(
         customer_id=customer_id,
         node_id=node_id,
         sampler_success={"memory": True, "cpu": False},
+        receivers=Receivers(
+            refused={"UNAVAILABLE": 3, "INVALID_ARGUMENT": 1},
+            closed={("http", "idle"): 2, ("grpc", "rapid_reset"): 1},
+        ),
     )
 
 
