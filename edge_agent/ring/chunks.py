@@ -1,6 +1,7 @@
 """Records in an LMDB transaction: found, read, written and deleted, chunk by chunk."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TypeAlias
 
 from lmdb import Cursor, Transaction
@@ -15,6 +16,7 @@ from edge_agent.ring.layout import (
     parse_header,
     parse_key,
 )
+from edge_agent.ring.record import Oldest
 
 # Quoted: only the stubs of LMDB are generic.
 Txn: TypeAlias = "Transaction[memoryview]"
@@ -56,6 +58,17 @@ def header(txn: Txn, queue: int, position: int) -> Header | None:
     with txn.cursor() as cursor:
         if after(cursor, queue, position - 1) == position:
             raise LayoutError("the first chunk is missing")
+    return None
+
+
+def oldest(txn: Txn, queue: int) -> Oldest | None:
+    """The oldest entry of `queue` whose record can be read; None without."""
+    with txn.cursor() as cursor:
+        for position in positions(cursor, queue):
+            with suppress(LayoutError):
+                head = header(txn, queue, position)
+                if head is not None:
+                    return Oldest(head.unix_nano, head.boottime_nano, head.boot_id)
     return None
 
 

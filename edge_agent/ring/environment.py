@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import lmdb
 
+from edge_agent.ring.chunks import Txn
 from edge_agent.ring.layout import STATE_KEY, LayoutError, State, parse_state
 from edge_agent.ring.record import RingError
 
@@ -59,15 +60,20 @@ def as_ring_error(error: lmdb.Error | OSError) -> RingError:
     return RingError(code if code > 0 else errno.EIO, f"the ring: {error}")
 
 
-def read_state(environment: lmdb.Environment) -> State | None:
-    """The state record; None in a ring that was never written. Raises LayoutError."""
-    with environment.begin() as txn:
-        data = txn.get(STATE_KEY)
-        if data is not None:
-            return parse_state(data)
-        if txn.stat()["entries"]:
-            raise LayoutError("no state record")
-        return None
+def read_state(environment: lmdb.Environment) -> State:
+    """The state record, as at the beginning where none was written. Raises LayoutError."""
+    with environment.begin(buffers=True) as txn:
+        return state_in(txn)
+
+
+def state_in(txn: Txn) -> State:
+    """The state record in a transaction. Raises LayoutError."""
+    data = txn.get(STATE_KEY)
+    if data is not None:
+        return parse_state(bytes(data))
+    if txn.stat()["entries"]:
+        raise LayoutError("no state record")
+    return State(clean=True, unclean_starts=0, queues={})
 
 
 def live_readers(environment: lmdb.Environment) -> bool:

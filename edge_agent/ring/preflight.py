@@ -83,14 +83,18 @@ def check(read: Callable[[int, int], bytes], file_bytes: int) -> Meta:
 
     Raises LayoutError when it is not a ring of this machine, or shorter than it should be.
     """
-    metas = [_parse_meta(number, read(number * PAGE, _META_BYTES)) for number in range(META_PAGES)]
-    first, second = metas
+    first, second = read_metas(read)
     if first.transaction == second.transaction != 0:
         raise LayoutError("both headers are of the same transaction")
     meta = second if second.transaction > first.transaction else first
     if meta.used_bytes > file_bytes:
         raise LayoutError(f"cut short: {file_bytes} bytes of {meta.used_bytes}")
     return meta
+
+
+def read_metas(read: Callable[[int, int], bytes]) -> tuple[Meta, Meta]:
+    """Both headers. Raises LayoutError."""
+    return _parse_meta(0, read(0, _META_BYTES)), _parse_meta(1, read(PAGE, _META_BYTES))
 
 
 def _parse_meta(number: int, data: bytes) -> Meta:

@@ -11,7 +11,6 @@ transactions end before anything is returned, because an open one stops pages fr
 
 import errno
 from collections.abc import Container, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import lmdb
@@ -230,9 +229,7 @@ class Ring:
         # LMDB refuses everything after a failed write of its header, until it is opened again.
         self._shut()
         with ring_errors():
-            before = self._state
-            state = read_state(self._open())
-            self._state = (state or before).with_queues(before.queues)
+            self._state = read_state(self._open()).with_queues(self._state.queues)
         if not isinstance(error, lmdb.PanicError) or retries > 2:
             raise as_ring_error(error)
 
@@ -321,17 +318,8 @@ class Ring:
 
     def oldest(self, queue: int) -> Oldest | None:
         """The oldest entry of `queue`; None without. Raises RingError."""
-        with (
-            ring_errors(),
-            self._open().begin(buffers=True) as txn,
-            txn.cursor() as cursor,
-        ):
-            for position in chunks.positions(cursor, queue):
-                with suppress(LayoutError):
-                    head = chunks.header(txn, queue, position)
-                    if head is not None:
-                        return Oldest(head.unix_nano, head.boottime_nano, head.boot_id)
-        return None
+        with ring_errors(), self._open().begin(buffers=True) as txn:
+            return chunks.oldest(txn, queue)
 
     @property
     def unclean_starts(self) -> int:
