@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check peers soak readme clean
+.PHONY: help venv run test check peers soak torture readme clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1  - /p' $(MAKEFILE_LIST)
@@ -38,11 +38,14 @@ peers:  ## build or install the real peers that tests use, once
 
 test: $(VENV)/.test  ## all tests; real peers where this machine has them
 	@tools/peers.sh
-	$(BIN)/python -m pytest -m 'not soak' --cov --cov-report=term
+	$(BIN)/python -m pytest -m 'not soak and not torture' --cov --cov-report=term
 
 soak: $(VENV)/.test  ## ten minutes of `make run` at a 1 s interval, and half an hour of load on the receiver
 	@tools/peers.sh
 	$(BIN)/python -m pytest -m soak -s
+
+torture: $(VENV)/.test  ## what the ring promises, for hours: kills, power cuts, and every order of calls
+	$(BIN)/python -m pytest -m torture -s
 
 readme: $(VENV)/.test  ## write the generated tables into the README again
 	$(BIN)/python -m tools.readme

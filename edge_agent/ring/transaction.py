@@ -306,7 +306,8 @@ class RingTransaction:
                 account,
             )
             self._settle(header.queue, account, stored)
-            self._seal(header.queue, header.position)
+            # Whatever was open before, the last record of a queue is the only one that may be.
+            self.opened.pop(header.queue, None)
         self.opened.update(plan.opened)
 
     def _settle(self, queue: int, account: Account, stored: int) -> None:
