@@ -57,7 +57,7 @@ def _killed(path: str, seed: int, rng: random.Random, *, strict: bool) -> tuple[
 def _kill_often(path: str, times: int) -> None:
     rng = random.Random(99)
     ahead = 0
-    clean, before = True, bytes(REPORT.size)
+    unclean, before = False, bytes(REPORT.size)
     for number in range(times):
         strict = rng.random() < 0.5
         reported = _killed(path, number, rng, strict=strict)
@@ -65,12 +65,14 @@ def _kill_often(path: str, times: int) -> None:
         ring, opening = open_small(path, strict=strict)
         assert (opening.moved_aside, opening.reason, opening.created) == ("", "", False)
         # One that was killed before its first commit has left no trace.
-        assert opening.unclean == (not clean or report(ring) != before)
+        unclean |= report(ring) != before
+        assert opening.unclean == unclean
         _at_least(ring, reported)
         ahead += REPORT.unpack(report(ring)) != reported
         check(ring)
         assert ring.map_full == 0
         clean, before = rng.random() < 0.5, report(ring)
+        unclean &= not clean
         ring.close(clean=clean)
     # Some died between a commit and its report, else the moments were not random.
     assert 0 < ahead < times
