@@ -2,7 +2,8 @@
 
    $DISK_LOG gets, for each operation, a header (op, file, offset, length; see disk.py) and the bytes
    written. $DISK_FAULT is a file of three ints, mapped: how many operations may still succeed, the
-   errno that the ones after fail with (0: none), and how many do (-1: all).
+   errno that the ones after fail with (0: none), and how many do (negative: all). The last is
+   counted down.
 
    LMDB without MDB_WRITEMAP changes its data by write calls alone; its lock file is not recorded. */
 #define _GNU_SOURCE
@@ -69,7 +70,7 @@ static int fails(void) {
     if (!fault || !fault[1]) return 0;
     if (fault[0] > 0) { fault[0]--; return 0; }
     if (!fault[2]) return 0;
-    if (fault[2] > 0) fault[2]--;
+    fault[2]--;
     errno = fault[1];
     return 1;
 }
