@@ -8,6 +8,7 @@ from lmdb import Cursor, Transaction
 
 from edge_agent.ring.layout import (
     CHUNK,
+    MAX_QUEUE,
     Header,
     LayoutError,
     chunks,
@@ -33,9 +34,11 @@ def after(cursor: Cur, queue: int, position: int = -1) -> int | None:
 
 def before(cursor: Cur, queue: int, position: int | None = None) -> int | None:
     """The record of `queue` before `position`; without one, the newest."""
-    end = key(queue + 1, 0) if position is None else key(queue, position)
-    found_end = cursor.set_range(end) if queue < 255 or position is not None else False
-    if not (cursor.prev() if found_end else cursor.last()):
+    if position is not None:
+        beyond = cursor.set_range(key(queue, position))
+    else:
+        beyond = queue < MAX_QUEUE and cursor.set_range(key(queue + 1, 0))
+    if not (cursor.prev() if beyond else cursor.last()):
         return None
     found, previous, _ = parse_key(cursor.key())
     return previous if found == queue else None

@@ -54,6 +54,8 @@ VERSION = 1
 PAGE = 4096
 CHUNK = PAGE - 16
 MAX_QUEUE = 255
+# Of a record on disk, from which on nothing is added to it.
+OPEN_BYTES = 16 << 10
 STATE_KEY = bytes(8)
 _MAGIC = b"edgering"
 

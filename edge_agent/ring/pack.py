@@ -13,6 +13,7 @@ from types import ModuleType
 from edge_agent.ring.layout import (
     ENTRY_BYTES,
     HEADER_BYTES,
+    OPEN_BYTES,
     Header,
     LayoutError,
     pack_entry,
@@ -26,8 +27,6 @@ try:
 except ImportError:
     _codec = zlib
 
-# On disk, from which on nothing is added to a record.
-OPEN_BYTES = 16 << 10
 # Inflated, up to which entries are joined: what a reader has to hold, and far more than the 32 KiB
 # that deflate looks back. A single entry may be larger.
 JOINED_BYTES = 256 << 10

@@ -10,7 +10,7 @@ budget keeps a reserve of pages for that: enough for two commits of the largest 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edge_agent.ring.layout import PAGE, chunks
+from edge_agent.ring.layout import OPEN_BYTES, PAGE, chunks
 
 SLOT = 32 << 10
 MIN_SLOTS, MAX_SLOTS = 64, 5120
@@ -42,9 +42,14 @@ class Budget:
     budget: int
 
     @property
+    def drops_at(self) -> int:
+        """Pages of data at which dropping begins, for an append of an open record."""
+        return self.budget - used_pages() - needed_pages(OPEN_BYTES, 0)
+
+    @property
     def capacity_bytes(self) -> int:
         """Bytes of pages at which dropping begins."""
-        return self.budget * PAGE
+        return self.drops_at * PAGE
 
 
 def budget(max_bytes: int) -> Budget:
@@ -62,7 +67,9 @@ def budget(max_bytes: int) -> Budget:
     )
 
 
-def used_pages(*, branch_pages: int, leaf_pages: int, overflow_pages: int, **_: int) -> int:
+def used_pages(
+    *, branch_pages: int = 0, leaf_pages: int = 0, overflow_pages: int = 0, **_: int
+) -> int:
     """Pages in use, from LMDB's statistics; with the two that say where the rest is."""
     return 2 + branch_pages + leaf_pages + overflow_pages
 

@@ -235,6 +235,9 @@ class Ring:
 
     def _recover_space(self, retries: int) -> None:
         environment = self._open()
+        if environment.reader_check():
+            # Readers that were killed kept pages from being used again.
+            return
         if live_readers(environment):
             raise RingError(errno.EBUSY, f"the ring in {self._path} is being read and full")
         self.map_full += 1
@@ -329,7 +332,7 @@ class Ring:
     @property
     def usage(self) -> float:
         """What is in use, 0 to 1; at 1 the next append drops."""
-        return min(1.0, self._used / self._budget.budget)
+        return min(1.0, (self._used - used_pages()) / self._budget.drops_at)
 
     @property
     def capacity_bytes(self) -> int:

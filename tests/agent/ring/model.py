@@ -30,14 +30,15 @@ _NOISE = random.Random(7).randbytes(1 << 20)
 def entry(number: int, size: int, *, noisy: bool = True, items: int = 1) -> Entry:
     """An entry of `size` bytes that differs from all others; noise does not deflate."""
     name = b"%08d" % number
-    body = _NOISE[number % 4096 : number % 4096 + size] if noisy else b"a" * size
+    start = number * 7919 % (len(_NOISE) - size)
+    body = _NOISE[start : start + size] if noisy else b"a" * size
     return Entry(name + body, items, 8 + size + number % 3, 10**18 + number, number, number % 5)
 
 
 def open_small(path: str, mib: int = 2, **options: object) -> tuple[Ring, Opening]:
     """A ring with the queues of the agent."""
     settings = {"floors": FLOORS, "boot_id": BOOT, "max_bytes": mib * MIB, **options}
-    return open_ring(path, **settings)  # type: ignore[arg-type]  # a test's own keywords
+    return open_ring(path, **settings)
 
 
 def check_pages(path: str) -> None:

@@ -66,13 +66,13 @@ class Rings(RuleBasedStateMachine):
 
     def commit(self, appends: list[tuple[int, list[object]]], acks: list[Ack]) -> None:
         before = {number: self.ring.account(number).stored_bytes for number in FLOORS}
-        committed = self.ring.commit(appends, acks)  # type: ignore[arg-type]  # entries
-        self.model.committed(appends, acks, committed)  # type: ignore[arg-type]  # entries
+        committed = self.ring.commit(appends, acks)
+        self.model.committed(appends, acks, committed)
         for (_, entries), refs in zip(appends, committed.placed, strict=True):
             for one, ref in zip(entries, refs, strict=True):
                 if ref is None:
-                    assert len(one.body) > self.ring.record_bytes - 200  # type: ignore[attr-defined]
-        written = sum(len(one.body) for _, entries in appends for one in entries)  # type: ignore[attr-defined]
+                    assert len(one.body) > self.ring.record_bytes - 200
+        written = sum(len(one.body) for _, entries in appends for one in entries)
         for lost in committed.lost:
             floor = FLOORS[lost.queue] * self.ring.capacity_bytes
             assert before[lost.queue] + written > floor, "lost below its floor"
@@ -150,7 +150,7 @@ class Rings(RuleBasedStateMachine):
 
 
 def _run(examples: int) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]  # untyped in Hypothesis
+    run_state_machine_as_test(
         Rings,
         settings=settings(
             max_examples=examples,

@@ -98,7 +98,7 @@ def main() -> None:
     path, seed, commits, *options = sys.argv[1:]
     if "nosync" in options:
         settings = {"sync": False, "metasync": False}
-        environment.lmdb = SimpleNamespace(  # type: ignore[assignment]  # stands in for the module
+        environment.lmdb = SimpleNamespace(
             open=lambda *args, **given: lmdb.open(*args, **{**given, **settings}), Error=lmdb.Error
         )
     marks = sys.stdout.fileno()
