@@ -247,7 +247,7 @@ def pack_state(state: State) -> bytes:
             account.stored_bytes,
             *_flat(account.appended),
             *_flat(account.acked),
-            *(n for reason in REASONS for n in _flat(account.dropped.get(reason, Totals()))),
+            *(n for reason in REASONS for n in _flat(account.dropped[reason])),
         )
     return bytes(packed + _CRC.pack(zlib.crc32(packed)))
 

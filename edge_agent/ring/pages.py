@@ -115,7 +115,9 @@ class _Tree:
     def _check_packed(
         self, number: int, page: bytes, offsets: tuple[int, ...], upper: int, *, leaf: bool
     ) -> None:
-        """Nodes lie side by side from `upper` to the end; LMDB moves them about trusting that."""
+        """Nodes lie side by side from `upper` to the end; LMDB moves them about trusting that.
+
+        With it each of them ends where the page does, at the latest."""
         end = upper
         for offset in sorted(offsets):
             lo, hi, flags, key_size = _NODE.unpack_from(page, offset)
@@ -165,8 +167,6 @@ class _Tree:
                 raise LayoutError(f"{self.name}: page {number} has a node with flags {flags}")
             start = offset + _NODE.size + key_size
             end = start + (_WORD.size if flags else length)
-            if end > PAGE:
-                raise LayoutError(f"{self.name}: page {number} has a node over its end")
             self.last = key
             self.entries += 1
             yield _Node(bool(flags), page[start:end], length)
@@ -175,7 +175,7 @@ class _Tree:
 
     def _key(self, number: int, page: bytes, offset: int, size: int) -> int:
         start = offset + _NODE.size
-        if size != self.key_bytes or start + size > PAGE:
+        if size != self.key_bytes:
             raise LayoutError(f"{self.name}: page {number} has a key of {size} bytes")
         return int.from_bytes(page[start : start + size], self.order)
 

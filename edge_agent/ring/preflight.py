@@ -84,8 +84,6 @@ def check(read: Callable[[int, int], bytes], file_bytes: int) -> Meta:
     Raises LayoutError when it is not a ring of this machine, or shorter than it should be.
     """
     first, second = read_metas(read)
-    if first.transaction == second.transaction != 0:
-        raise LayoutError("both headers are of the same transaction")
     meta = second if second.transaction > first.transaction else first
     if meta.used_bytes > file_bytes:
         raise LayoutError(f"cut short: {file_bytes} bytes of {meta.used_bytes}")

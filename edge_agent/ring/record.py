@@ -114,7 +114,7 @@ class Account:
 
     appended: Totals = NOTHING
     acked: Totals = NOTHING
-    dropped: Mapping[str, Totals] = field(default_factory=dict)
+    dropped: Mapping[str, Totals] = field(default_factory=lambda: dict.fromkeys(REASONS, NOTHING))
     stored_bytes: int = 0
 
     @property

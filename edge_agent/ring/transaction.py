@@ -225,8 +225,7 @@ class RingTransaction:
 
     def _dropped(self, queue: int, position: int, reason: str, totals: Totals, stored: int) -> None:
         account = self._queues[queue].account
-        dropped = {**account.dropped}
-        dropped[reason] = dropped.get(reason, Totals()) + totals
+        dropped = {**account.dropped, reason: account.dropped[reason] + totals}
         self._settle(queue, replace(account, dropped=dropped), -stored)
         self._seal(queue, position)
         self.lost.append(Lost(queue, position, reason, totals.entries, totals.items, totals.bytes))

@@ -107,6 +107,23 @@ def _two_nodes_swapped(file: File, page: int) -> None:
     file.put(page + NODES + 2, "HH", second, first)
 
 
+def _one_child(file: File) -> None:
+    branch = file.page(BRANCH)
+    node = bytes(file.data[_node(file, branch) : _node(file, branch) + 8])
+    assert node[6:] == bytes(2)
+    file.put(branch + LOWER, "HHH", 18, PAGE - 8, PAGE - 8)
+    file.data[branch + PAGE - 8 : branch + PAGE] = node
+
+
+def _separator_too_low(file: File) -> None:
+    """The last key before it becomes the key that separates."""
+    branch = file.page(BRANCH)
+    child = file.get(_node(file, branch), "H") * PAGE
+    last = _node(file, child, (file.get(child + LOWER, "H") - NODES) // 2 - 1)
+    separator = _node(file, branch, 1) + 8
+    file.data[separator : separator + 8] = file.data[last + 8 : last + 16]
+
+
 def _child_twice(file: File) -> None:
     branch = file.page(BRANCH)
     file.put(
@@ -139,6 +156,8 @@ DAMAGE: dict[str, tuple[Callable[[File], None], str]] = {
     "leaf order": (lambda f: _two_nodes_swapped(f, f.page(LEAF)), "out of order"),
     "branch order": (lambda f: _two_nodes_swapped(f, f.page(BRANCH)), "out of order"),
     "separator": (lambda f: f.put(_node(f, f.page(BRANCH), 1) + 15, "B", 255), "out of order"),
+    "separator too low": (_separator_too_low, "out of order"),
+    "one child": (_one_child, "one child"),
     "child twice": (_child_twice, "used twice|out of order"),
     "child beyond": (lambda f: f.put(_node(f, f.page(BRANCH), 0), "HHH", 0, 9, 0), "of "),
     "overflow number": (lambda f: f.put(f.page(OVERFLOW), "Q", 9), "says 9"),
@@ -199,6 +218,33 @@ def test_a_file_that_ends_too_early_is_refused(good: bytes) -> None:
     for length in (meta.used_bytes // 2, 3 * PAGE):
         with pytest.raises(LayoutError, match="missing"):
             pages.walk(File(good[:length]).read, meta)
+
+
+@pytest.mark.parametrize("length", [16, None], ids=["header", "list"])
+def test_an_overflow_page_that_cannot_be_read_is_refused(good: bytes, length: int | None) -> None:
+    """A file that shrinks just then."""
+    file = File(good)
+    meta = preflight.check(file.read, len(good))
+
+    def read(offset: int, wanted: int) -> bytes:
+        found = file.read(offset, wanted)
+        overflow = offset == file.page(OVERFLOW) and wanted == 16
+        return b"" if overflow and length == wanted else found
+
+    if length is not None:
+        with pytest.raises(LayoutError, match="is missing"):
+            pages.walk(read, meta)
+    else:
+        tree = pages._Tree(
+            "free list",
+            lambda at, n: file.read(at, min(n, 16)),
+            bytearray(meta.last_page + 1),
+            "big",
+            8,
+        )
+        node = pages._Node(True, struct.pack("=Q", file.page(OVERFLOW) // PAGE), 4000)
+        with pytest.raises(LayoutError, match="cut short"):
+            tree.value(node)
 
 
 def test_the_template_is_what_lmdb_makes_of_it(tmp_path: os.PathLike[str]) -> None:

@@ -125,16 +125,74 @@ def test_the_open_record_can_be_the_one_that_is_dropped(ring_path: str) -> None:
     while ring.usage < 0.97:
         serial += 1
         ring.commit([(1, [entry(serial, 3000)] * 5)])
-    ring.commit([(2, [entry(1, 9000)])])
-    committed = ring.commit([(2, [entry(2, 9000)])])
-    for number in range(3, 20):
-        committed = ring.commit([(2, [entry(number, 9000)])])
-        if committed.lost:
-            break
-    assert {lost.queue for lost in committed.lost} == {2}
+    while ring._used < ring._budget.budget - 10:
+        serial += 1
+        ring.commit([(1, [entry(serial, 500)])])
+    assert ring.commit([(2, [entry(1, 100)])]).lost == []
+    lost, *others = ring.commit([(2, [entry(2, 9000)])]).lost
+    assert all(one.queue == 1 for one in others)
+    assert (lost.queue, lost.position, lost.reason, lost.entries) == (2, 0, QUEUE_FULL, 1)
     record = ring.read(2, newest=True)
     assert record is not None
-    assert record.entries[-1] == entry(number, 9000)
+    assert record.entries == (entry(2, 9000),)
+    ring.close()
+    check_pages(ring_path)
+
+
+def _fill_with_tiny_records(ring: Ring) -> int:
+    """A ring full of records of which forty together take two pages; how many there are."""
+    serial = 0
+    while ring.usage < 0.9:
+        serial += 1
+        ring.commit([(1, [entry(serial, 100)])])
+        ring.read(1, newest=True)
+    return ring.totals()[1].records
+
+
+def test_room_is_made_in_several_transactions_where_records_are_tiny(ring_path: str) -> None:
+    """What one transaction may delete is bounded, and the group waits for the next."""
+    ring, _ = open_small(ring_path, floors={1: 0.0, 2: 1.0})
+    records = _fill_with_tiny_records(ring)
+    lost = []
+    for number in range(6):
+        lost += ring.commit([(2, [entry(number, 50_000)])]).lost
+    assert [one.position for one in lost] == list(range(len(lost)))
+    assert 300 < len(lost) < records
+    assert ring.totals()[2].entries == 6
+    ring.close()
+    check_pages(ring_path)
+
+
+def test_tiny_records_are_not_dropped_for_nothing_while_somebody_reads(ring_path: str) -> None:
+    """Their transaction would succeed, and the one that needs the room fail."""
+    ring, _ = open_small(ring_path, floors={1: 0.0, 2: 1.0})
+    _fill_with_tiny_records(ring)
+    with reader(ring_path):
+        while ring._used < ring._budget.budget - 20:
+            ring.commit([(2, [entry(1, 10_000)])])
+        before = ring.account(1)
+        with pytest.raises(RingError, match="being read") as error:
+            ring.commit([(2, [entry(2, 60_000)])])
+    assert error.value.errno == errno.EBUSY
+    assert ring.account(1) == before
+    ring.commit([(2, [entry(9, 50_000)])])
+    ring.close()
+    check_pages(ring_path)
+
+
+def test_many_damaged_records_are_counted_in_several_transactions(ring_path: str) -> None:
+    """And none twice."""
+    ring, _ = open_small(ring_path)
+    for number in range(60):
+        ring.commit([(1, [entry(number, 1000)])])
+        ring.read(1, newest=True)
+    for position in range(60):
+        _damage_record(ring, 1, position, 0, 90)
+    assert ring.read(1, newest=True) is None
+    lost = ring.commit([], []).lost
+    assert sorted(one.position for one in lost) == list(range(60))
+    assert ring.account(1).dropped[CORRUPT].entries == 60
+    assert ring.totals()[1] == NOTHING
     ring.close()
     check_pages(ring_path)
 
