@@ -14,7 +14,8 @@ import sys
 # What an agent with a plain configuration imports beside asyncio, and what it could.
 MODULES = (
     "ssl", "argparse", "json", "datetime", "httptools", "ngh2", "psutil", "yaml",
-    "isal.isal_zlib", "lmdb", "edge_agent.ring.opening", "hashlib", "ipaddress", "edge_agent.agent", "grpc", "google.protobuf",
+    "isal.isal_zlib", "lmdb", "edge_agent.ring.opening", "hashlib", "ipaddress", "edge_agent.agent",
+    "grpc", "google.protobuf",
 )  # fmt: skip
 _PRINT_KB = """
 fields = dict(line.split(None, 1) for line in open('/proc/self/smaps_rollup') if ':' in line[:20])

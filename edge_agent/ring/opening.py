@@ -27,6 +27,7 @@ DATA, LOCK = "data.mdb", "lock.mdb"
 _NEW, _SHRUNK = "data.mdb.new", "shrunk"
 # Left free beside the ring, for what else the agent keeps and for the file system itself.
 _SPARE_BYTES = 1 << 20
+_ZEROS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ def _create(path: str, max_bytes: int, moved_aside: str) -> None:
         descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.pwrite(descriptor, preflight.template(budget(max_bytes).map_bytes), 0)
-            os.posix_fallocate(descriptor, 0, max_bytes)
+            _allocate(descriptor, max_bytes)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -251,12 +252,26 @@ def _remove_shrunk(path: str) -> None:
         os.rmdir(shrunk)
 
 
+def _allocate(descriptor: int, length: int) -> None:
+    """Make the file `length` long, with blocks behind every byte."""
+    try:
+        os.posix_fallocate(descriptor, 0, length)
+        return
+    except OSError as error:
+        # glibc writes zeros itself where a file system cannot do it; others leave that to us.
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    at = os.fstat(descriptor).st_size
+    while at < length:
+        at += os.pwrite(descriptor, bytes(min(length - at, _ZEROS)), at)
+
+
 def _set_length(data: str, size: int, max_bytes: int) -> None:
     descriptor = os.open(data, os.O_RDWR | os.O_CLOEXEC)
     try:
         try:
             if size < max_bytes:
-                os.posix_fallocate(descriptor, 0, max_bytes)
+                _allocate(descriptor, max_bytes)
             else:
                 os.ftruncate(descriptor, max_bytes)
         except OSError:

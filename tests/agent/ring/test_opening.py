@@ -209,6 +209,28 @@ def test_a_disk_that_cannot_be_read_makes_room_for_another_ring(
     assert opening.moved_aside
 
 
+def test_a_file_system_that_cannot_allocate_is_written_full(
+    ring_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some C libraries leave that to us."""
+
+    def posix_fallocate(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no")
+
+    monkeypatch.setattr(opening_module.os, "posix_fallocate", posix_fallocate)
+    ring, _ = open_small(ring_path)
+    model = Model()
+    fill(ring, model, 10)
+    ring.close()
+    ring, _ = open_small(ring_path, 3)
+    data = os.stat(os.path.join(ring_path, DATA))
+    assert (data.st_size, data.st_blocks * 512 >= 3 * MIB) == (3 * MIB, True)
+    model.reopened()
+    model.read_all(ring)
+    ring.close()
+    check_pages(ring_path)
+
+
 def test_wrong_arguments_are_our_mistake(ring_path: str) -> None:
     """The settings have their bounds already."""
     with pytest.raises(AssertionError):

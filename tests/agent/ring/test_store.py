@@ -417,6 +417,32 @@ def test_the_numbers_say_how_full_it_is(ring_path: str) -> None:
     ring.close()
 
 
+def _written_by(commits: int, ring: Ring) -> int:
+    """Bytes that this process writes for that many commits of 40 KB."""
+
+    def written() -> int:
+        with open("/proc/self/io") as io:
+            return int(dict(line.split(": ") for line in io)["wchar"])
+
+    before = written()
+    for number in range(commits):
+        ring.commit([(1 + number % 4, [entry(4 * number + n, 10_000) for n in range(4)])])
+    return written() - before
+
+
+def test_the_work_of_a_commit_does_not_grow_with_the_ring(tmp_path: os.PathLike[str]) -> None:
+    """A full ring four times as large: as many bytes a commit, drops included."""
+    per_ring = []
+    for mib in (4, 16):
+        ring, _ = open_small(os.path.join(tmp_path, str(mib)), mib)
+        while not ring.account(1).dropped[QUEUE_FULL].records:
+            _written_by(20, ring)
+        per_ring.append(_written_by(100, ring))
+        ring.close()
+    small, large = per_ring
+    assert large < 1.25 * small
+
+
 def test_bodies_of_one_source_take_a_tenth(ring_path: str) -> None:
     """The open record: twenty commits of one request each, and one record."""
     ring, _ = open_small(ring_path)
