@@ -71,9 +71,18 @@ static int fails(void) {
     if (fault[0] > 0) { fault[0]--; return 0; }
     if (!fault[2]) return 0;
     fault[2]--;
-    errno = fault[1];
     return 1;
 }
+
+/* After LATE a call that fails has done its work all the same: a disk that says so too late. */
+#define LATE 0x10000
+#define FAIL(call)                                                             \
+    do {                                                                       \
+        int late = fault[1];                                                   \
+        if (late & LATE) (void)!(call);                                        \
+        errno = late & ~LATE;                                                  \
+        return -1;                                                             \
+    } while (0)
 
 static int file(int fd) { return fd >= 0 && fd < FILES && ids[fd]; }
 
@@ -125,7 +134,7 @@ static void wrote(int fd, uint64_t offset, const void *bytes, ssize_t length) {
 #define PWRITE_CALL(name)                                                      \
     ssize_t name(int fd, const void *bytes, size_t length, off64_t offset) {   \
         REAL(ssize_t, #name, int, const void *, size_t, off64_t);              \
-        if (file(fd) && fails()) return -1;                                    \
+        if (file(fd) && fails()) FAIL(real(fd, bytes, length, offset));        \
         ssize_t done = real(fd, bytes, length, offset);                        \
         if (file(fd)) wrote(fd, offset, bytes, done);                          \
         return done;                                                           \
@@ -136,7 +145,7 @@ PWRITE_CALL(pwrite64)
 ssize_t write(int fd, const void *bytes, size_t length) {
     REAL(ssize_t, "write", int, const void *, size_t);
     if (!file(fd)) return real(fd, bytes, length);
-    if (fails()) return -1;
+    if (fails()) FAIL(real(fd, bytes, length));
     off_t offset = lseek(fd, 0, SEEK_CUR);
     ssize_t done = real(fd, bytes, length);
     wrote(fd, offset, bytes, done);
@@ -150,7 +159,7 @@ static void wrote_parts(int fd, off64_t offset, const struct iovec *parts, int c
 
 ssize_t writev(int fd, const struct iovec *parts, int count) {
     if (!file(fd)) return raw_writev(fd, parts, count);
-    if (fails()) return -1;
+    if (fails()) FAIL(raw_writev(fd, parts, count));
     off_t offset = lseek(fd, 0, SEEK_CUR);
     ssize_t done = raw_writev(fd, parts, count);
     if (done > 0) wrote_parts(fd, offset, parts, count);
@@ -160,7 +169,7 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
 #define PWRITEV_CALL(name)                                                     \
     ssize_t name(int fd, const struct iovec *parts, int count, off64_t offset) {\
         REAL(ssize_t, #name, int, const struct iovec *, int, off64_t);         \
-        if (file(fd) && fails()) return -1;                                    \
+        if (file(fd) && fails()) FAIL(real(fd, parts, count, offset));         \
         ssize_t done = real(fd, parts, count, offset);                         \
         if (file(fd) && done > 0) wrote_parts(fd, offset, parts, count);       \
         return done;                                                           \
@@ -171,7 +180,7 @@ PWRITEV_CALL(pwritev64)
 #define SYNC_CALL(name)                                                        \
     int name(int fd) {                                                         \
         REAL(int, #name, int);                                                 \
-        if (file(fd) && fails()) return -1;                                    \
+        if (file(fd) && fails()) FAIL(real(fd));                               \
         int result = real(fd);                                                 \
         if (file(fd) && !result) note(SYNC, ids[fd], 0, 0, 0);                 \
         return result;                                                         \
@@ -182,7 +191,7 @@ SYNC_CALL(fdatasync)
 #define LENGTH_CALL(name)                                                      \
     int name(int fd, off64_t length) {                                         \
         REAL(int, #name, int, off64_t);                                        \
-        if (file(fd) && fails()) return -1;                                    \
+        if (file(fd) && fails()) FAIL(real(fd, length));                       \
         int result = real(fd, length);                                         \
         if (file(fd) && !result) note(LENGTH, ids[fd], length, 0, 0);          \
         return result;                                                         \
@@ -193,7 +202,7 @@ LENGTH_CALL(ftruncate64)
 #define ALLOCATE_CALL(name)                                                    \
     int name(int fd, off64_t offset, off64_t length) {                         \
         REAL(int, #name, int, off64_t, off64_t);                               \
-        if (file(fd) && fails()) return errno;                                 \
+        if (file(fd) && fails()) return fault[1] & ~LATE;                      \
         int result = real(fd, offset, length);                                 \
         if (file(fd) && !result) note(LENGTH, ids[fd], offset + length, 0, 0); \
         return result;                                                         \

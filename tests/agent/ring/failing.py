@@ -1,4 +1,4 @@
-"""Uses a ring on a disk that fails: `python -m tests.agent.ring.failing WHAT PATH FAULT ERRNO`.
+"""A ring on a disk that fails: `python -m tests.agent.ring.failing WHAT PATH FAULT ERRNO [late]`.
 
 Every call that the ring makes fails once in turn, for once or until the disk is well again.
 """
@@ -16,15 +16,16 @@ from tests.agent.ring.model import FLOORS, MIB, Model, check_pages, entry, open_
 
 _FAULT = struct.Struct("=iii")
 FOR_ONCE, ALWAYS = 1, -1
+LATE = 0x10000
 
 
 class Fault:
     """How disk.c is told what to do."""
 
-    def __init__(self, path: str, number: int) -> None:
+    def __init__(self, path: str, number: int, *, late: bool) -> None:
         with open(path, "r+b") as file:
             self._map = mmap.mmap(file.fileno(), _FAULT.size)
-        self._errno = number
+        self._errno = number | (LATE if late else 0)
 
     def arm(self, calls: int, times: int) -> None:
         """`calls` more calls succeed, and then `times` fail."""
@@ -42,9 +43,14 @@ def _expect(error: RingError, number: int) -> None:
     assert error.remedy, error
 
 
-def commit(path: str, fault: Fault, number: int) -> None:
+def commit_lazily(path: str, fault: Fault, number: int) -> None:
+    """Without syncing LMDB's header."""
+    commit(path, fault, number, strict=False)
+
+
+def commit(path: str, fault: Fault, number: int, *, strict: bool = True) -> None:
     """A commit that fails changes nothing, and can be tried again."""
-    ring, _ = open_small(path)
+    ring, _ = open_small(path, strict=strict)
     model = Model()
     serial = 0
     failed = 0
@@ -178,9 +184,15 @@ def resize(path: str, fault: Fault, number: int) -> None:
 
 def main() -> None:
     """Do what is asked."""
-    what, path, fault, number = sys.argv[1:]
-    tests = {"commit": commit, "create": create, "close": close, "resize": resize}
-    tests[what](path, Fault(fault, int(number)), int(number))
+    what, path, fault, number, *late = sys.argv[1:]
+    tests = {
+        "commit": commit,
+        "commit-lazily": commit_lazily,
+        "create": create,
+        "close": close,
+        "resize": resize,
+    }
+    tests[what](path, Fault(fault, int(number), late=bool(late)), int(number))
 
 
 if __name__ == "__main__":
