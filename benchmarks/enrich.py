@@ -2,7 +2,8 @@
 
 `python -m benchmarks.enrich` prints microseconds for requests of 8, 64 and 512 spans: enriched and
 counted as bytes, and parsed, added to and serialised as objects; then what sampling, validation and
-JSON cost on top, and what a clock that was wrong costs. `--quick` runs nothing twice and only asserts that all say the same.
+JSON cost on top, and what a clock that was wrong costs. `--quick` runs nothing twice and only
+asserts that all say the same.
 """
 
 import argparse
