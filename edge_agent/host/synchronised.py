@@ -33,8 +33,9 @@ EARLIEST_UNIX_NANO = 1_735_689_600 * _NS
 # linux/timex.h
 STA_UNSYNC = 0x0040
 # adjtimex(2): struct timex { unsigned int modes; long offset, freq, maxerror, esterror;
-# int status; ... } in the widths of this machine's C: status is at byte 40 where a long has 64 bits, at 20 with 32.
-# The whole is 208 and 128 bytes; the kernel writes no more.
+#                             int status; ... }
+# in the widths of this machine's C: status is at byte 40 where a long has 64 bits, at 20 where it
+# has 32. The whole is 208 and 128 bytes.
 _TIMEX_HEAD = struct.Struct("@I4li")
 _TIMEX_BYTES = 512
 
@@ -48,9 +49,9 @@ def kernel_status() -> int | None:
     try:
         import ctypes
 
-        # What this process is linked with, glibc or musl; a CDLL(None) of ours would be the same and
-        # leave a class to the garbage collector each time. On 32 bits both libraries export this
-        # name with 32-bit times, whatever the width of time_t elsewhere.
+        # What this process is linked with, glibc or musl: CDLL(None) would be the same, and leave
+        # a class to the garbage collector each time. On 32 bits both libraries export this name
+        # with 32-bit times, whatever the width of time_t elsewhere.
         adjtimex = ctypes.pythonapi.adjtimex
     except (ImportError, OSError, AttributeError):
         return None
