@@ -338,6 +338,33 @@ def test_more_fields_than_the_walk_takes_are_moved_where_encoders_write_them() -
         of_this_boot(Signal.LOGS, body, 1)
 
 
+def test_a_field_never_reaches_into_the_next_message() -> None:
+    """A time stamp cut short, with enough bytes behind its record: refused, not written over."""
+    for cut_short in (b"\x09" + bytes(7), b"\x2a\x01", b"\x10"):
+        records = wire.bytes_field(2, cut_short) + wire.bytes_field(2, bytes((0x0A, 8)) * 5)
+        with pytest.raises(MalformedError, match="short"):
+            of_this_boot(Signal.LOGS, wire.bytes_field(1, wire.bytes_field(2, records)), 1)
+
+
+def test_an_unknown_time_stays_unknown() -> None:
+    """0, also for a clock that began there; and none becomes 0."""
+    record = b"".join(wire.fixed64_field(1, value) for value in (0, 5, 6))
+    body = wire.bytes_field(1, wire.bytes_field(2, wire.bytes_field(2, record)))
+    moved_on = rebase(Signal.LOGS, body, 100, not_before=0, not_after=NOW)
+    assert [value for _, _, value in times_in(moved_on)] == [0, 105, 106]
+    moved_back = rebase(Signal.LOGS, body, -5, not_before=0, not_after=NOW)
+    assert [value for _, _, value in times_in(moved_back)] == [0, 5, 1]
+
+
+def times_in(body: bytes) -> list[tuple[int, int, int | bytes]]:
+    """The fields of the one record in `body`."""
+    for _ in range(3):
+        ((_, _, inner),) = wire.fields(body)
+        assert isinstance(inner, bytes)
+        body = inner
+    return list(wire.fields(body))
+
+
 # ---- the tables ---------------------------------------------------------------------------------
 
 
