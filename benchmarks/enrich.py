@@ -2,7 +2,8 @@
 
 `python -m benchmarks.enrich` prints microseconds for requests of 8, 64 and 512 spans: enriched and
 counted as bytes, and parsed, added to and serialised as objects; then what sampling, validation and
-JSON cost on top. `--quick` runs nothing twice and only asserts that all say the same.
+JSON cost on top, and what a clock that was wrong costs. `--quick` runs nothing twice and only
+asserts that all say the same.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from edge_agent.otlp.batch import Enricher, count, split
 from edge_agent.otlp.json import to_protobuf
+from edge_agent.otlp.rebase import mark, rebase
 from edge_agent.otlp.signal import Signal
 from edge_agent.otlp.validate import full
 
@@ -31,6 +33,8 @@ IDENTITY = (
     ("os.type", "linux"),
 )
 SIZES = (8, 64, 512)
+START_UNIX_NANO = 1_767_600_000_000_000_000
+DAY_NANO = 86_400 * 10**9
 RANDOM = random.Random(1)
 
 
@@ -53,8 +57,8 @@ def request(spans: int) -> bytes:
             span_id=RANDOM.randbytes(8),
             name="GET /cart",
             kind=2,
-            start_time_unix_nano=1_767_600_000_000_000_000 + n,
-            end_time_unix_nano=1_767_600_000_005_000_000 + n,
+            start_time_unix_nano=START_UNIX_NANO + n,
+            end_time_unix_nano=START_UNIX_NANO + 5_000_000 + n,
         )
         for key in range(6):
             attribute = span.attributes.add(key=f"http.request.attribute.{key}")
@@ -94,6 +98,17 @@ def as_json(body: bytes) -> bytes:
     return json.dumps(document).encode()
 
 
+def as_later(body: bytes) -> bytes:
+    """Its time stamps moved by a day."""
+    return rebase(
+        Signal.TRACES,
+        body,
+        DAY_NANO,
+        not_before=START_UNIX_NANO,
+        not_after=START_UNIX_NANO + DAY_NANO,
+    )
+
+
 def main() -> None:
     """Print the table, or check the shape."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -113,6 +128,10 @@ def main() -> None:
         assert half.items + half.sampled_out_items == spans
         assert sum(n for _, n in split(Signal.TRACES, body, len(body) // 2)) == spans
         full(Signal.TRACES, body)
+        later = ExportTraceServiceRequest.FromString(as_later(mark(Signal.TRACES, body)))
+        last = later.resource_spans[0].scope_spans[0].spans[-1]
+        assert last.start_time_unix_nano == START_UNIX_NANO + DAY_NANO + spans - 1
+        assert later.resource_spans[0].resource.attributes[-1].value.bool_value
     if quick:
         return
     print("us per request of" + "".join(f"{spans:>10}" for spans in SIZES) + " spans")
@@ -122,6 +141,8 @@ def main() -> None:
         "bytes, sampled 0.5": lambda body: enricher.admit(Signal.TRACES, body, sample_rate=0.5),
         "validate: full": lambda body: full(Signal.TRACES, body),
         "JSON to protobuf": lambda body: to_protobuf(Signal.TRACES, body),
+        "clock.synced": lambda body: mark(Signal.TRACES, body),
+        "time stamps moved": as_later,
         "count, any valid": lambda body: count(Signal.TRACES, body),
     }
     measured: dict[str, list[float]] = {}

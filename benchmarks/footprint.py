@@ -13,7 +13,7 @@ import sys
 
 # What an agent with a plain configuration imports beside asyncio, and what it could.
 MODULES = (
-    "ssl", "argparse", "json", "datetime", "httptools", "ngh2", "psutil", "yaml",
+    "ssl", "argparse", "json", "ctypes", "datetime", "httptools", "ngh2", "psutil", "yaml",
     "isal.isal_zlib", "lmdb", "edge_agent.ring.opening", "hashlib", "ipaddress", "edge_agent.agent",
     "grpc", "google.protobuf",
 )  # fmt: skip

@@ -39,6 +39,7 @@ __all__ = [
     "MalformedError",
     "TooLargeError",
     "count",
+    "resource_attributes",
     "service_names",
     "split",
 ]
@@ -177,7 +178,7 @@ class Enricher:
         kept: list[bytes] = []
         keys: set[bytes] = set()
         looped = False
-        for key, at, after, name, value in _attributes(encoded):
+        for key, at, after, name, value in resource_attributes(encoded):
             if key != FIRST:
                 kept.append(encoded[at:after])
             elif not name.startswith(_IDENTITY):
@@ -206,7 +207,7 @@ def _walked(signal: Signal, body: bytes, walk: Walk, at: int, end: int) -> tuple
         # Protobuf merges a repeated sub-message: its encodings joined are the merged one, if each
         # of them is whole. Halves that only together look like a message are none.
         for part in resource:
-            for _ in _attributes(part):
+            for _ in resource_attributes(part):
                 pass
     return b"".join(resource), b"".join(tail), items
 
@@ -214,7 +215,7 @@ def _walked(signal: Signal, body: bytes, walk: Walk, at: int, end: int) -> tuple
 # message Resource { repeated KeyValue attributes = 1; ... }
 # message KeyValue { string key = 1; AnyValue value = 2; }
 # message AnyValue { oneof value { string string_value = 1; ... } }
-def _attributes(encoded: bytes) -> Iterator[tuple[int, int, int, bytes, bytes | None]]:
+def resource_attributes(encoded: bytes) -> Iterator[tuple[int, int, int, bytes, bytes | None]]:
     """Each field of a Resource: (key, offset, offset after it, and for an attribute its name and
     its value, None unless that is a string); raises WireError and IndexError."""
     walk = Walk(encoded)
@@ -249,7 +250,7 @@ def service_names(signal: Signal, body: bytes) -> list[str]:
         for key, _, start, after in walk.fields(0, len(body), 0, REQUEST.known):
             if key == FIRST:
                 resource = _walked(signal, body, walk, start, after)[0]
-                for _, _, _, name, value in _attributes(resource):
+                for _, _, _, name, value in resource_attributes(resource):
                     if name == b"service.name" and value is not None:
                         names[value.decode("utf-8", "backslashreplace")] = None
     except (wire.WireError, IndexError) as error:
