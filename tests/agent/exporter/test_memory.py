@@ -16,7 +16,7 @@ class Held:
         self.evicted: list[int] = []
 
     @property
-    def bytes(self) -> int:
+    def ram_bytes(self) -> int:
         return sum(self.waiting) + self.busy
 
     def evict_oldest(self) -> bool:
