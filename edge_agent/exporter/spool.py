@@ -178,6 +178,14 @@ class Spool:
         """Whether the last thing that was tried with the ring succeeded."""
         return not self.problem
 
+    def share(self, queue: int, floor: float) -> float:
+        """What a queue takes of what the ring has for it, 0 to 1: its floor, or what the others
+        leave if that is more."""
+        taken = {number: live.bytes * self.ratio for number, live in self.totals.items()}
+        own = taken.pop(queue, 0.0)
+        room = max(floor * self.capacity_bytes, self.capacity_bytes - sum(taken.values()))
+        return own / room if room > 0 else 0.0
+
     # What queues tell
 
     def noticed(self) -> None:

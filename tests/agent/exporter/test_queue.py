@@ -570,6 +570,21 @@ async def test_what_a_peer_refuses_again_and_again_is_logged_once_in_a_while() -
 
 
 @on_fake_time
+async def test_each_culprit_is_named_however_soon_after_another() -> None:
+    """Two services with the same fault are two people to tell."""
+    lines = io.StringIO()
+    log.start("info", journal=True, stream=lines)
+    bench = Bench(ScriptedClient([Rejected("invalid_argument", "bad utf-8")] * 4))
+    for service in ("svc-a", "svc-b", "svc-a", "svc-b"):
+        bench.put(points("m", service=service))
+        await asyncio.sleep(1)
+    await bench.finish()
+    said = [line for line in lines.getvalue().splitlines() if "for good" in line]
+    assert ["svc-a" in line for line in said] == [True, False]
+    assert "svc-b" in said[1]
+
+
+@on_fake_time
 async def test_a_loss_by_partial_success_counts_as_a_drop_for_health() -> None:
     """/health warns within five minutes of any loss."""
     bench = Bench(ScriptedClient([Delivered(0.01, rejected_items=1)]))
