@@ -33,6 +33,7 @@ class ScriptedClient:
         self.script = list(script)
         self.takes_s = takes_s
         self.calls: list[tuple[float, bytes]] = []
+        self.taken: list[bytes] = []
         self.open = self.most_open = 0
         self.poison = b""
         self.takes_bytes = 1 << 62
@@ -49,7 +50,10 @@ class ScriptedClient:
             return Rejected("invalid_argument", "bad utf-8")
         if len(body) > self.takes_bytes:
             return Rejected("resource_exhausted", "no more than that", too_large=True)
-        return self.script.pop(0) if self.script else OK
+        outcome = self.script.pop(0) if self.script else OK
+        if isinstance(outcome, Delivered):
+            self.taken.append(body)
+        return outcome
 
     def reconnect(self) -> None:
         pass
