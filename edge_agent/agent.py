@@ -89,7 +89,7 @@ async def _serve(config: Config, stop: StopRequest, state: StateDirectory) -> in
         asyncio.create_task(queue.run(), name=f"queue {queue.account.destination}")
         for queue in parts.queues
     ]
-    sources = []
+    sources = [asyncio.create_task(parts.gate.run(), name="clock")]
     if parts.sampler is not None:
         sampling = parts.sampler.run(config.telemetry.interval_s, parts.emit)
         sources.append(asyncio.create_task(sampling, name="sampler"))
