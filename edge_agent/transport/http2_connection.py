@@ -263,6 +263,8 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
 
     def _own_turn(self) -> None:
         self._queuing = False
+        if self._transport.is_closing():
+            return
         self.now_s = self._loop.time()
         self.flush()
         if not self._queuing:
@@ -270,7 +272,7 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
 
     def _read_on(self) -> None:
         """Read again, unless there is another reason not to."""
-        if self._paused_s is not None or self._queuing or self._transport.is_closing():
+        if self._paused_s is not None or self._queuing:
             return
         if self._partial_s is not None:
             # That the rest of it was not read is not the peer's fault.

@@ -734,8 +734,8 @@ async def test_many_connections_together_have_one_share() -> None:
         await asyncio.sleep(0)
         counts.append(len(first.owner.calls.taken))
     assert counts == [2, 4, 6, 8, 10, 12, 14, 15]
-    # The one that has had two waits behind those that have had none.
-    assert first.owner.calls.taken[2:6] == [data(0), data(1), data(0), data(1)]
+    # The first has waited longest. The second's share was one: it goes on when all have had one.
+    assert first.owner.calls.taken[2:10] == [data(n) for n in (2, 0, 0, 1, 0, 1, 0, 1)]
     for peer in peers:
         peer.talk()
         assert len(peer.seen(ngh2.TrailersReceived)) == 3

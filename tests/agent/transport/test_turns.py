@@ -15,7 +15,8 @@ class Loop:
 
     def go_round(self) -> None:
         """Once."""
-        called, self.called = self.called, []
+        called = self.called.copy()
+        self.called.clear()
         for call in called:
             call()
 
