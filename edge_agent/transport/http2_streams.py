@@ -285,7 +285,7 @@ class Streams(Generic[Head]):
             stream_id = next(iter(self._whole))
             whole = self._whole.pop(stream_id)
             self._budget.release(len(whole.data))
-            self._answer(stream_id, whole.head, whole.data, last=whole.last)
+            self._answer(stream_id, whole)
 
     # Time
 
@@ -368,29 +368,38 @@ class Streams(Generic[Head]):
         if isinstance(head, Reply):
             self._wire.answer(stream_id, head, last=last)
         else:
-            self._take(stream_id, head, data, last=last)
+            self._take(stream_id, _Whole(head, data, last), 0)
 
     def _finish(self, stream_id: int, *, last: bool) -> None:
-        body = self._drop(stream_id)
+        body = self._pop(stream_id)
         if body is not None:
-            data = bytes(body.data)
+            whole = _Whole(body.head, bytes(body.data), last)
             body.data.clear()
-            self._take(stream_id, body.head, data, last=last)
+            self._take(stream_id, whole, body.granted)
 
-    def _take(self, stream_id: int, head: Head, data: bytes, *, last: bool) -> None:
-        """Answer a whole call, in its turn."""
+    def _take(self, stream_id: int, whole: _Whole[Head], granted: int) -> None:
+        """Answer a whole call, in its turn. `granted` are its bytes of the budget so far."""
         if not (self._whole or self._turns.over):
-            self._answer(stream_id, head, data, last=last)
-        elif not data or self._budget.grant(len(data)):
-            self._whole[stream_id] = _Whole(head, data, last)
+            self._release(granted)
+            self._answer(stream_id, whole)
+            return
+        missing = len(whole.data) - granted
+        if missing <= 0 or self._budget.grant(missing):
+            self._whole[stream_id] = whole
+            self._release(-missing)
         else:
-            self._wire.answer(stream_id, self._calls.refuse_load(), last=last)
+            self._release(granted)
+            self._wire.answer(stream_id, self._calls.refuse_load(), last=whole.last)
 
-    def _answer(self, stream_id: int, head: Head, data: bytes, *, last: bool) -> None:
+    def _release(self, size: int) -> None:
+        if size > 0:
+            self._budget.release(size)
+
+    def _answer(self, stream_id: int, whole: _Whole[Head]) -> None:
         begun_s = self._wire.time_s()
-        reply = self._calls.message(head, data)
+        reply = self._calls.message(whole.head, whole.data)
         self._turns.spend(self._wire.time_s() - begun_s)
-        self._wire.answer(stream_id, reply, last=last)
+        self._wire.answer(stream_id, reply, last=whole.last)
 
     def _refuse(self, stream_id: int, reply: Reply) -> None:
         self.gone(stream_id)
@@ -400,15 +409,18 @@ class Streams(Generic[Head]):
         self.stalled += 1
         self._refuse(stream_id, self._calls.refuse_stall())
 
-    def _drop(self, stream_id: int) -> _Body[Head] | None:
+    def _drop(self, stream_id: int) -> None:
+        body = self._pop(stream_id)
+        if body is not None:
+            self._release(body.granted)
+
+    def _pop(self, stream_id: int) -> _Body[Head] | None:
+        """A body that is not read on; what it was granted is its own still."""
         body = self._bodies.pop(stream_id, None)
         if body is not None:
             if body.end_wait is not None:
                 self._waiting.count -= 1
                 body.end_wait()
                 body.end_wait = None
-            if body.granted:
-                self._budget.release(body.granted)
-                body.granted = 0
             self._wire.taken(stream_id, len(body.data))
         return body

@@ -45,14 +45,16 @@ async def _send(sender: socket.socket, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(sender, data)
 
 
-async def dripping(port: int, count: int, start: bytes, every_s: float, seconds: float) -> None:
-    """`count` connections that send `start` and then a zero every so often, for a while."""
+async def dripping(
+    port: int, count: int, start: bytes, every_s: float, seconds: float, drop: bytes = b"\0"
+) -> None:
+    """`count` connections that send `start` and then a `drop` every so often, for a while."""
     async with holding(port, count, start) as senders:
         for _ in range(int(seconds / every_s)):
             await asyncio.sleep(every_s)
             for sender in senders:
                 with contextlib.suppress(OSError):
-                    sender.send(b"\0")
+                    sender.send(drop)
 
 
 async def flood(port: int, pieces: Iterator[bytes]) -> bytes:
@@ -101,9 +103,40 @@ async def requests(port: int, one: bytes, count: int, *, ahead: int = 100) -> di
     return statuses
 
 
+async def calls(port: int, message: bytes, count: int, *, ahead: int = 100) -> dict[str, int]:
+    """Make a call `count` times on one connection, `ahead` at a time: how many were answered with
+    a message ("OK"), and how many without one ("refused")."""
+    reader, writer = await asyncio.open_connection(_LOOPBACK, port)
+    answers = {"OK": 0, "refused": 0}
+    body = b"\0" + struct.pack(">I", len(message)) + message
+    try:
+        # For all the answers.
+        writer.write(HELLO + frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", (1 << 31) - (1 << 16))))
+        for sent in range(0, count, ahead):
+            streams = range(2 * sent + 1, 2 * min(sent + ahead, count), 2)
+            writer.write(
+                b"".join(
+                    frame(_HEADERS, _END_HEADERS, stream, CALL)
+                    + frame(_DATA, _END_STREAM, stream, body)
+                    for stream in streams
+                )
+            )
+            left, with_message = len(streams), 0
+            while left:
+                head = await reader.readexactly(9)
+                await reader.readexactly(int.from_bytes(head[:3], "big"))
+                with_message += head[3] == _DATA
+                left -= head[3] == _HEADERS and bool(head[4] & _END_STREAM)
+            answers["OK"] += with_message
+            answers["refused"] += len(streams) - with_message
+    finally:
+        writer.transport.abort()
+    return answers
+
+
 # ---- HTTP/2: RFC 9113, 4.1, and HPACK (RFC 7541) by hand ---------------------------------------
 
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _CONTINUATION = 0, 1, 3, 4, 6, 9
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 8, 9
 _END_STREAM, _END_HEADERS = 1, 4
 _CANCEL = struct.pack(">I", 8)
 _INITIAL_WINDOW_SIZE = 4
@@ -156,6 +189,18 @@ def header_bomb(streams: int) -> Iterator[bytes]:
         yield frame(_HEADERS, _END_HEADERS, stream, CALL + b"\xbe" * 16_000)
 
 
+def open_heads(fields: int) -> bytes:
+    """A hundred calls without data, each with so many small fields, of a byte each in HPACK."""
+    entry = b"\x40" + _text(b"x-ab") + b"\x02cd"
+    # Four are pseudo fields, and two gRPC's.
+    first = CALL + entry + b"\xbe" * (fields - 7)
+    further = CALL + b"\xbe" * (fields - 6)
+    return HELLO + b"".join(
+        frame(_HEADERS, _END_HEADERS, stream, first if stream == 1 else further)
+        for stream in range(1, 200, 2)
+    )
+
+
 def settings_flood(frames: int) -> Iterator[bytes]:
     """CVE-2019-9515: each wants an acknowledgement."""
     yield HELLO
@@ -190,11 +235,16 @@ def open_call(message_bytes: int) -> bytes:
     return frame(_HEADERS, _END_HEADERS, 1, CALL) + frame(_DATA, 0, 1, prefix)
 
 
-def packed_call(packed: bytes) -> bytes:
+def packed_call(packed: bytes, stream: int = 1) -> bytes:
     """A call with a gzip message; as much of it as a sender may send unasked, and the rest too."""
     head = CALL + b"\x00" + _text(b"grpc-encoding") + _text(b"gzip")
     message = b"\1" + struct.pack(">I", len(packed)) + packed
     pieces = [message[at : at + 16384] for at in range(0, len(message), 16384)]
-    return frame(_HEADERS, _END_HEADERS, 1, head) + b"".join(
-        frame(_DATA, _END_STREAM if piece is pieces[-1] else 0, 1, piece) for piece in pieces
+    return frame(_HEADERS, _END_HEADERS, stream, head) + b"".join(
+        frame(_DATA, _END_STREAM if piece is pieces[-1] else 0, stream, piece) for piece in pieces
     )
+
+
+def packed_calls(packed: bytes, count: int) -> bytes:
+    """So many of them on one connection, as fast as they are taken."""
+    return b"".join(packed_call(packed, stream) for stream in range(1, 2 * count, 2))

@@ -378,6 +378,23 @@ def test_what_finds_no_room_to_wait_for_its_turn_is_refused(world: World) -> Non
     assert (world.budget.in_flight, world.streams.late) == (before, False)
 
 
+def test_a_body_that_waits_for_its_turn_keeps_its_room(world: World) -> None:
+    """Though others wait for room. What it has asked for and not needed is given back."""
+    world.begin(1, MAX_SIZE, sent=5)
+    world.begin(3, MAX_SIZE, sent=5)
+    assert world.waiting.count == 1
+    world.turns.spend(1.0)
+    world.streams.data(1, bytes(MAX_SIZE - 1), last=True)
+    assert world.budget.in_flight == MAX_SIZE + 4 + INITIAL_WINDOW
+    world.turns.wait(world.streams.go_on)
+    world.go_round()
+    assert len(world.calls.taken) == 1
+    assert world.wire.answers == {1: (FINE, True)}
+    assert world.wire.windows == {1: MAX_SIZE + 5, 3: MAX_SIZE + 5}
+    world.streams.end()
+    assert world.budget.in_flight == 0
+
+
 def test_a_call_that_is_given_up_in_the_queue_is_not_taken(world: World) -> None:
     """Nor is any when the connection is gone."""
     world.turns.spend(1.0)
