@@ -138,7 +138,7 @@ async def half_sent_bodies(agent: Agent, _watched: Watch) -> None:
         attacks.holding(agent.http_port, 100, HALF),
         attacks.holding(agent.http_port, 100, HALF_TAKEN),
     ):
-        await asyncio.sleep(15.0)
+        await asyncio.sleep(25.0)
 
 
 async def idle_connections(agent: Agent, _watched: Watch) -> None:
