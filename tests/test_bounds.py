@@ -212,7 +212,7 @@ async def peers_that_never_read(agent: Agent, _watched: Watch) -> None:
     """Windows of 0, and clients that never take an answer from their sockets."""
     async with (
         attacks.holding(agent.grpc_port, 100, attacks.zero_window(100, r.ONE)),
-        attacks.holding(agent.http_port, 100, post(r.ONE) * 20_000),
+        attacks.holding(agent.http_port, 20, post(b"", "/" + "x" * 150) * 50_000),
     ):
         await asyncio.sleep(35.0)
 
