@@ -31,7 +31,12 @@ from edge_agent.transport.http1 import (
 from edge_agent.transport.http1 import serve as serve_http1
 
 # Senders are on this machine, or at the other end of a LAN: ten seconds without a byte are an end.
-LIMITS = Limits(max_body_bytes=MAX_REQUEST_BYTES, max_connections=256, body_timeout_s=10.0)
+LIMITS = Limits(
+    max_body_bytes=MAX_REQUEST_BYTES,
+    max_connections=256,
+    body_timeout_s=10.0,
+    whole_body_timeout_s=60.0,
+)
 # The body of a request that is refused for its head is read and thrown away up to this size, and
 # the connection lives on; a larger one is not read, which ends the connection.
 _MAX_UNWANTED_BYTES = 64 << 10
