@@ -2,12 +2,15 @@
 
 Fields in order, keys of one byte, nothing repeated that protobuf would merge. Anything else, valid
 or not, is an UnusualError or an IndexError, and `walk` says which it is: what is counted here,
-`walk` counts the same (tests/agent/otlp/test_batch.py).
+`walk` counts the same, items and steps (tests/agent/otlp/test_batch.py).
+
+Every function takes `left`, how many fields it may read, and returns what is left of it; it raises
+TooLargeError as Walk does. The bound is that of a `for` over a range, which is no slower than none.
 """
 
 from collections.abc import Callable
 
-from edge_agent.otlp.walk import DATA_KEYS, FIRST, SECOND
+from edge_agent.otlp.walk import DATA_KEYS, FIRST, SECOND, TooLargeError
 
 _MAX_STEPS = 2048
 _THIRD = 0x1A
@@ -63,72 +66,99 @@ def _extent(data: bytes, at: int) -> tuple[int, int]:
     return start, start + size
 
 
-def scope_items(data: bytes, at: int, end: int) -> int:
+def scope_items(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
     """Spans or log records in the ScopeX in [at, end), where it is as encoders write it."""
-    items = 0
     if at < end and data[at] == FIRST:
         at = _extent(data, at)[1]
+        left -= 1
+    items = 0
     try:
-        while at < end:
-            at += _ITEM_STEPS[data[at : at + 3]]
+        if at < end:
+            for items in range(left):
+                at += _ITEM_STEPS[data[at : at + 3]]
+                if at >= end:
+                    break
+            else:
+                raise TooLargeError.of_fields()
             items += 1
+        left -= items
     except UnusualError:
         # A schema_url behind the items, or an item of 16 KiB.
-        while at < end:
+        left -= items
+        for _ in range(left):
             key = data[at]
             at = _extent(data, at)[1]
+            left -= 1
             if key == SECOND:
                 items += 1
             elif key != _THIRD:
                 raise
+            if at >= end:
+                break
+        else:
+            raise TooLargeError.of_fields() from None
     if at != end:
         raise UnusualError
-    return items
+    return items, left
 
 
-def scope_data_points(data: bytes, at: int, end: int) -> int:
+def scope_data_points(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
     """Data points in the ScopeMetrics in [at, end), where it is as encoders write it."""
     points = 0
     while at < end:
         key = data[at]
         start, at = _extent(data, at)
+        left -= 1
+        if left < 0:
+            raise TooLargeError.of_fields()
         if key == SECOND:
             if at > end:
                 raise UnusualError
-            points += _metric_data_points(data, start, at)
+            more, left = _metric_data_points(data, start, at, left)
+            points += more
         elif key not in (FIRST, _THIRD):
             raise UnusualError
     if at != end:
         raise UnusualError
-    return points
+    return points, left
 
 
-def _metric_data_points(data: bytes, at: int, end: int) -> int:
+def _metric_data_points(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
     points, kind = 0, 0
     while at < end:
         key = data[at]
         start, at = _extent(data, at)
+        left -= 1
+        if left < 0:
+            raise TooLargeError.of_fields()
         if key in DATA_KEYS:
             if kind or at > end:
                 # Two kinds of data in one metric: which of them stands is for the walk to say.
                 raise UnusualError
             kind = key
-            points = _data_points(data, start, at)
+            points, left = _data_points(data, start, at, left)
         elif key not in _METRIC_TEXTS:
             raise UnusualError
     if at != end:
         raise UnusualError
-    return points
+    return points, left
 
 
-def _data_points(data: bytes, at: int, end: int) -> int:
+def _data_points(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
     points = 0
     try:
-        while at < end:
-            at += _POINT_STEPS[data[at : at + 3]]
+        if at < end:
+            for points in range(left):
+                at += _POINT_STEPS[data[at : at + 3]]
+                if at >= end:
+                    break
+            else:
+                raise TooLargeError.of_fields()
             points += 1
+        left -= points
     except UnusualError:
-        while at < end:
+        left -= points
+        for _ in range(left):
             key = data[at]
             if key == FIRST:
                 at = _extent(data, at)[1]
@@ -137,16 +167,25 @@ def _data_points(data: bytes, at: int, end: int) -> int:
                 at += 2
             else:
                 raise
+            left -= 1
+            if at >= end:
+                break
+        else:
+            raise TooLargeError.of_fields() from None
     if at != end:
         raise UnusualError
-    return points
+    return points, left
 
 
 def resource_x(
-    data: bytes, at: int, items_in: Callable[[bytes, int, int], int]
-) -> tuple[int, int, int, int]:
+    data: bytes,
+    at: int,
+    items_in: Callable[[bytes, int, int, int], tuple[int, int]],
+    left: int,
+) -> tuple[int, int, int, int, int]:
     """A ResourceX at `at` as encoders write it: (offset of its Resource, offset after that,
-    offset after the whole, items); raises UnusualError or IndexError for all others."""
+    offset after the whole, items, what is left of `left`); raises UnusualError or IndexError for
+    all others, and TooLargeError."""
     if data[at] != FIRST:
         raise UnusualError
     start, end = _extent(data, at)
@@ -154,15 +193,20 @@ def resource_x(
         raise UnusualError
     place, rest = _extent(data, start)
     items, scope = 0, rest
+    left -= 2
     while scope < end:
         key = data[scope]
         inner, scope = _extent(data, scope)
+        left -= 1
         if key == SECOND:
             if scope > end:
                 raise UnusualError
-            items += items_in(data, inner, scope)
+            more, left = items_in(data, inner, scope, left)
+            items += more
         elif key != _THIRD:
             raise UnusualError
+        if left < 0:
+            raise TooLargeError.of_fields()
     if scope != end or end > len(data):
         raise UnusualError
-    return place, rest, end, items
+    return place, rest, end, items, left

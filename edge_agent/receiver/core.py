@@ -162,11 +162,13 @@ class Core:
             from edge_agent.otlp.json import to_protobuf
 
             body = to_protobuf(signal, body)
+        admitted = self._enricher.admit(signal, body, sample_rate=self._sample_rate)
         if self._full:
             from edge_agent.otlp.validate import full
 
+            # Behind the walk, which bounds how much there is to look at.
             full(signal, body)
-        return self._enricher.admit(signal, body, sample_rate=self._sample_rate)
+        return admitted
 
     def _malformed(self, signal: Signal, message: str) -> Refused:
         # Once a signal: a sender that does it wrong does it with every request.
