@@ -74,7 +74,7 @@ def scope_items(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
     items = 0
     try:
         if at < end:
-            for items in range(left):
+            for items in range(left):  # noqa: B007 -- read behind the loop
                 at += _ITEM_STEPS[data[at : at + 3]]
                 if at >= end:
                     break
@@ -83,20 +83,27 @@ def scope_items(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
             items += 1
         left -= items
     except UnusualError:
-        # A schema_url behind the items, or an item of 16 KiB.
-        left -= items
-        for _ in range(left):
-            key = data[at]
-            at = _extent(data, at)[1]
-            left -= 1
-            if key == SECOND:
-                items += 1
-            elif key != _THIRD:
-                raise
-            if at >= end:
-                break
-        else:
-            raise TooLargeError.of_fields() from None
+        more, left = _other_items(data, at, end, left - items)
+        return items + more, left
+    if at != end:
+        raise UnusualError
+    return items, left
+
+
+def _other_items(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
+    """The same for what follows the first field that has no step: a schema_url behind the items, or
+    an item of 16 KiB."""
+    items = 0
+    while at < end:
+        key = data[at]
+        at = _extent(data, at)[1]
+        left -= 1
+        if left < 0:
+            raise TooLargeError.of_fields()
+        if key == SECOND:
+            items += 1
+        elif key != _THIRD:
+            raise UnusualError
     if at != end:
         raise UnusualError
     return items, left
@@ -148,7 +155,7 @@ def _data_points(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
     points = 0
     try:
         if at < end:
-            for points in range(left):
+            for points in range(left):  # noqa: B007 -- read behind the loop
                 at += _POINT_STEPS[data[at : at + 3]]
                 if at >= end:
                     break
@@ -157,21 +164,29 @@ def _data_points(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
             points += 1
         left -= points
     except UnusualError:
-        left -= points
-        for _ in range(left):
-            key = data[at]
-            if key == FIRST:
-                at = _extent(data, at)[1]
-                points += 1
-            elif key in _TEMPORALITY and data[at + 1] < 0x80:
-                at += 2
-            else:
-                raise
-            left -= 1
-            if at >= end:
-                break
+        more, left = _other_data(data, at, end, left - points)
+        return points + more, left
+    if at != end:
+        raise UnusualError
+    return points, left
+
+
+def _other_data(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
+    """The same for what follows the first field that has no step: temporality, is_monotonic, or a
+    point of 16 KiB."""
+    points = 0
+    while at < end:
+        key = data[at]
+        if key == FIRST:
+            at = _extent(data, at)[1]
+            points += 1
+        elif key in _TEMPORALITY and data[at + 1] < 0x80:
+            at += 2
         else:
-            raise TooLargeError.of_fields() from None
+            raise UnusualError
+        left -= 1
+        if left < 0:
+            raise TooLargeError.of_fields()
     if at != end:
         raise UnusualError
     return points, left
