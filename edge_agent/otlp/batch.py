@@ -7,7 +7,8 @@ takes any valid protobuf. Both mean the same (tests/agent/otlp/test_batch.py).
 The rule (CONTRACT, "OTLP out"): identity keys (`customer.*`, `node.*`, `collector.*`) are the
 agent's, whatever an app says; other attributes of ours are added where the app has none of that
 key; what a service says of itself (`service.*`, `telemetry.*`) is never invented. A Resource with
-our own collector.instance.id came from us and is dropped alone. Every ResourceX leaves with one
+our own collector.instance.id, or with us in its path (`relays`), came from us and is dropped alone;
+one from another agent leaves with that agent in its path. Every ResourceX leaves with one
 Resource, its first field: some decoders written by hand do not merge repeated ones.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edge_agent.otlp import wire
+from edge_agent.otlp.relays import INSTANCE_ID, MAX_AGENTS, PATH, hop, hops, path_of
 from edge_agent.otlp.resource import key_value
 from edge_agent.otlp.sampling import sample
 from edge_agent.otlp.shortcut import UnusualError, resource_x, scope_data_points, scope_items
@@ -48,7 +50,7 @@ __all__ = [
 IDENTITY_PREFIXES = ("customer.", "node.", "collector.")
 _IDENTITY = tuple(prefix.encode() for prefix in IDENTITY_PREFIXES)
 _A_SERVICES_OWN = ("service.", "telemetry.")
-_INSTANCE_ID = b"collector.instance.id"
+_PATH = PATH.encode()
 # What enrichment may add to one request: a Resource of six bytes leaves with half a kilobyte.
 MAX_ADDED_BYTES = 4 << 20
 # A device sees few Resources, again and again. Larger ones are read each time.
@@ -94,6 +96,7 @@ class Enricher:
             if not key.startswith(_A_SERVICES_OWN)
         ]
         self._own_instance_id = own_instance_id.encode()
+        self._own_hop = hop(self._own_instance_id)
         # Two generations: what is asked for outlives a flood of what is not.
         self._young: dict[bytes, _Resource] = {}
         self._old: dict[bytes, _Resource] = {}
@@ -143,12 +146,9 @@ class Enricher:
                 resource, left = self._read(encoded, walk.left)
             else:
                 encoded = body[place:rest]
-                found = self._young.get(encoded)
-                if found is None:
-                    resource, left = self._resource(encoded, left)
-                else:
-                    resource = found
                 tail = body[rest:after]
+                known = self._young.get(encoded)
+                resource, left = (known, left) if known else self._resource(encoded, left)
             if resource.looped:
                 looped_items += n
                 looped_bytes += after - at
@@ -187,15 +187,26 @@ class Enricher:
         kept: list[bytes] = []
         keys: set[bytes] = set()
         looped = False
+        passed: list[bytes] = []
+        senders: list[bytes] = []
         for key, at, after, name, value in resource_attributes(encoded, walk):
             if key != FIRST:
                 kept.append(encoded[at:after])
             elif not name.startswith(_IDENTITY):
                 kept.append(encoded[at:after])
                 keys.add(name)
-            elif name == _INSTANCE_ID and value == self._own_instance_id:
-                looped = True
+            elif value is None:
+                continue
+            elif name == INSTANCE_ID:
+                looped |= value == self._own_instance_id
+                if (sender := hop(value)) is not None:
+                    senders.append(sender)
+            elif name == _PATH:
+                passed += hops(value)
         kept += [attribute for name, attribute in self._own if name not in keys]
+        if path := passed + senders:
+            looped |= self._own_hop in passed or len(path) > MAX_AGENTS
+            kept.append(wire.bytes_field(1, key_value(PATH, path_of(path))))
         field = wire.bytes_field(1, b"".join(kept))
         return _Resource(field, len(field) - len(encoded), looped), walk.left
 

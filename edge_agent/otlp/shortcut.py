@@ -26,7 +26,8 @@ class UnusualError(Exception):
 class _Steps(dict[bytes, int]):
     """The first three bytes of a field (its key, its length if below 16 KiB) -> its whole size.
 
-    One look-up instead of reading the length: 0.06 us a field instead of 0.2.
+    One look-up instead of reading the length: 0.06 us a field instead of 0.2. _OTHER for a field
+    of another key or size, which is dearer to raise than to return: it is behind most sums.
     """
 
     def __init__(self, key: int) -> None:
@@ -35,19 +36,21 @@ class _Steps(dict[bytes, int]):
 
     def __missing__(self, head: bytes) -> int:
         if len(head) < 2 or head[0] != self._key:
-            raise UnusualError
-        if head[1] < 0x80:
+            size = _OTHER
+        elif head[1] < 0x80:
             size = 2 + head[1]
         elif len(head) == 3 and head[2] < 0x80:
             size = 3 + (head[1] & 0x7F | head[2] << 7)
         else:
-            raise UnusualError
+            size = _OTHER
         if len(self) >= _MAX_STEPS:
             self.clear()
         self[head] = size
         return size
 
 
+# Further than any request reaches.
+_OTHER = 1 << 40
 _ITEM_STEPS = _Steps(SECOND)
 _POINT_STEPS = _Steps(FIRST)
 
@@ -69,25 +72,24 @@ def _extent(data: bytes, at: int) -> tuple[int, int]:
 def scope_items(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
     """Spans or log records in the ScopeX in [at, end), where it is as encoders write it."""
     if at < end and data[at] == FIRST:
-        at = _extent(data, at)[1]
+        size = data[at + 1]
+        at = at + 2 + size if size < 0x80 else _extent(data, at)[1]
         left -= 1
     items = 0
-    try:
-        if at < end:
-            for items in range(left):  # noqa: B007 -- read behind the loop
-                at += _ITEM_STEPS[data[at : at + 3]]
-                if at >= end:
-                    break
-            else:
-                raise TooLargeError.of_fields()
-            items += 1
-        left -= items
-    except UnusualError:
-        more, left = _other_items(data, at, end, left - items)
-        return items + more, left
+    if at < end:
+        for items in range(left):  # noqa: B007 -- read behind the loop
+            at += _ITEM_STEPS[data[at : at + 3]]
+            if at >= end:
+                break
+        else:
+            raise TooLargeError.of_fields()
+        if at >= _OTHER:
+            more, left = _other_items(data, at - _OTHER, end, left - items)
+            return items + more, left
+        items += 1
     if at != end:
         raise UnusualError
-    return items, left
+    return items, left - items
 
 
 def _other_items(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
@@ -115,9 +117,6 @@ def scope_data_points(data: bytes, at: int, end: int, left: int) -> tuple[int, i
     while at < end:
         key = data[at]
         start, at = _extent(data, at)
-        left -= 1
-        if left < 0:
-            raise TooLargeError.of_fields()
         if key == SECOND:
             if at > end:
                 raise UnusualError
@@ -125,6 +124,9 @@ def scope_data_points(data: bytes, at: int, end: int, left: int) -> tuple[int, i
             points += more
         elif key not in (FIRST, _THIRD):
             raise UnusualError
+        left -= 1
+        if left < 0:
+            raise TooLargeError.of_fields()
     if at != end:
         raise UnusualError
     return points, left
@@ -133,11 +135,13 @@ def scope_data_points(data: bytes, at: int, end: int, left: int) -> tuple[int, i
 def _metric_data_points(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
     points, kind = 0, 0
     while at < end:
-        key = data[at]
-        start, at = _extent(data, at)
-        left -= 1
-        if left < 0:
-            raise TooLargeError.of_fields()
+        key, size = data[at], data[at + 1]
+        if size < 0x80:
+            # Nearly always: half of what the call takes.
+            start = at + 2
+            at = start + size
+        else:
+            start, at = _extent(data, at)
         if key in DATA_KEYS:
             if kind or at > end:
                 # Two kinds of data in one metric: which of them stands is for the walk to say.
@@ -146,6 +150,9 @@ def _metric_data_points(data: bytes, at: int, end: int, left: int) -> tuple[int,
             points, left = _data_points(data, start, at, left)
         elif key not in _METRIC_TEXTS:
             raise UnusualError
+        left -= 1
+        if left < 0:
+            raise TooLargeError.of_fields()
     if at != end:
         raise UnusualError
     return points, left
@@ -153,22 +160,18 @@ def _metric_data_points(data: bytes, at: int, end: int, left: int) -> tuple[int,
 
 def _data_points(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
     points = 0
-    try:
-        if at < end:
-            for points in range(left):  # noqa: B007 -- read behind the loop
-                at += _POINT_STEPS[data[at : at + 3]]
-                if at >= end:
-                    break
-            else:
-                raise TooLargeError.of_fields()
-            points += 1
-        left -= points
-    except UnusualError:
-        more, left = _other_data(data, at, end, left - points)
-        return points + more, left
+    while at < end:
+        at += _POINT_STEPS[data[at : at + 3]]
+        points += 1
+        if points > left:
+            raise TooLargeError.of_fields()
     if at != end:
-        raise UnusualError
-    return points, left
+        if at < _OTHER:
+            raise UnusualError
+        points -= 1
+        more, left = _other_data(data, at - _OTHER, end, left - points)
+        return points + more, left
+    return points, left - points
 
 
 def _other_data(data: bytes, at: int, end: int, left: int) -> tuple[int, int]:
