@@ -4,6 +4,7 @@ What a request is worth is decided by the core; here is what gRPC adds: its head
 and its status.
 """
 
+import asyncio
 import ssl
 from dataclasses import dataclass
 
@@ -45,6 +46,7 @@ class GrpcReceiver:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._tasks: set[asyncio.Task[Reply]] = set()
         # The same few heads come again and again: checked once.
         self._known: dict[tuple[bytes | None, ...], Head] = {}
 
@@ -97,10 +99,22 @@ class GrpcReceiver:
         sender = f"grpc {user_agent.decode('ascii', 'backslashreplace')}".rstrip()
         return Head(signal, coding == b"gzip", sender)
 
-    def message(self, head: Head, data: bytes) -> Reply:
-        """The answer to a whole call."""
+    def message(self, head: Head, data: bytes) -> "Reply | asyncio.Task[Reply]":
+        """The answer to a whole call: at once, or once it is on disk where that was asked for."""
         outcome = self._take(head, data)
-        return _OK if isinstance(outcome, Accepted) else _refusal(outcome)
+        if isinstance(outcome, Refused):
+            return _refusal(outcome)
+        if outcome.durable is None:
+            return _OK
+        task = asyncio.get_running_loop().create_task(self._later(outcome))
+        # The loop keeps no hold of it.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _later(self, accepted: Accepted) -> Reply:
+        outcome = await self._core.when_durable(accepted)
+        return _refusal(outcome) if isinstance(outcome, Refused) else _OK
 
     def refuse_size(self, size: int) -> Reply | None:
         """RESOURCE_EXHAUSTED before a message that nobody would take is let in."""

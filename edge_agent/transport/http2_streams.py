@@ -18,7 +18,7 @@ counted in the budget as well.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from edge_agent.transport.budget import Budget
 from edge_agent.transport.grpc import PREFIX_BYTES, Headers, timeout_s
@@ -64,6 +64,14 @@ class Reply:
     trailers: Headers = ()
 
 
+class Later(Protocol):
+    """A future of a Reply, which does not fail."""
+
+    def add_done_callback(self, call: Callable[[Any], object], /) -> None:
+        """Call `call` with it when the Reply is there."""
+        ...
+
+
 class Calls(Protocol[Head]):
     """What answers the calls. None of it may raise or wait."""
 
@@ -71,8 +79,9 @@ class Calls(Protocol[Head]):
         """What is known of a call by its headers, or its answer."""
         ...
 
-    def message(self, head: Head, data: bytes) -> Reply:
-        """The answer to a call whose data, prefix and message, has come to its end."""
+    def message(self, head: Head, data: bytes) -> Reply | Later:
+        """The answer to a call whose data, prefix and message, has come to its end; or a future of
+        it, for which only its own call waits."""
         ...
 
     def refuse_size(self, size: int) -> Reply | None:
@@ -99,6 +108,10 @@ class Wire(Protocol):
 
     def answer(self, stream_id: int, reply: Reply, *, last: bool) -> None:
         """Queue an answer; unless `last`, the peer is still sending and is told to stop."""
+        ...
+
+    def flush(self) -> None:
+        """Send what was queued, outside of a read."""
         ...
 
     def taken(self, stream_id: int, size: int) -> None:
@@ -187,12 +200,14 @@ class Streams(Generic[Head]):
         self._bodies: dict[int, _Body[Head]] = {}
         # In the order in which they came to their end.
         self._whole: dict[int, _Whole[Head]] = {}
+        # Answered later; whether their peers have ended them.
+        self._later: dict[int, bool] = {}
         # Calls whose data did not come in time.
         self.stalled = 0
 
     def __len__(self) -> int:
         """How many calls have no answer yet."""
-        return len(self._begun) + len(self._bodies) + len(self._whole)
+        return len(self._begun) + len(self._bodies) + len(self._whole) + len(self._later)
 
     @property
     def late(self) -> bool:
@@ -246,6 +261,7 @@ class Streams(Generic[Head]):
     def gone(self, stream_id: int) -> None:
         """The stream is closed, by whomever."""
         self._begun.pop(stream_id, None)
+        self._later.pop(stream_id, None)
         self._drop(stream_id)
         whole = self._whole.pop(stream_id, None)
         if whole is not None:
@@ -254,6 +270,7 @@ class Streams(Generic[Head]):
     def end(self) -> None:
         """The connection is closed: nothing is held any more."""
         self._begun.clear()
+        self._later.clear()
         for stream_id in list(self._whole):
             self.gone(stream_id)
         for stream_id in list(self._bodies):
@@ -399,7 +416,18 @@ class Streams(Generic[Head]):
         begun_s = self._wire.time_s()
         reply = self._calls.message(whole.head, whole.data)
         self._turns.spend(self._wire.time_s() - begun_s)
-        self._wire.answer(stream_id, reply, last=whole.last)
+        if isinstance(reply, Reply):
+            self._wire.answer(stream_id, reply, last=whole.last)
+            return
+
+        def answered(done: Any) -> None:
+            # The stream may be gone by now.
+            if (last := self._later.pop(stream_id, None)) is not None:
+                self._wire.answer(stream_id, done.result(), last=last)
+                self._wire.flush()
+
+        self._later[stream_id] = whole.last
+        reply.add_done_callback(answered)
 
     def _refuse(self, stream_id: int, reply: Reply) -> None:
         self.gone(stream_id)
