@@ -6,6 +6,7 @@ next request is read, so a request costs no task and no future.
 """
 
 import ssl
+from collections.abc import Awaitable
 
 from edge_agent.otlp.signal import Signal
 from edge_agent.otlp.status import Code
@@ -31,7 +32,12 @@ from edge_agent.transport.http1 import (
 from edge_agent.transport.http1 import serve as serve_http1
 
 # Senders are on this machine, or at the other end of a LAN: ten seconds without a byte are an end.
-LIMITS = Limits(max_body_bytes=MAX_REQUEST_BYTES, max_connections=256, body_timeout_s=10.0)
+LIMITS = Limits(
+    max_body_bytes=MAX_REQUEST_BYTES,
+    max_connections=256,
+    body_timeout_s=10.0,
+    whole_body_timeout_s=60.0,
+)
 # The body of a request that is refused for its head is read and thrown away up to this size, and
 # the connection lives on; a larger one is not read, which ends the connection.
 _MAX_UNWANTED_BYTES = 64 << 10
@@ -62,9 +68,15 @@ class HttpReceiver:
                 refused = self._core.refuse(Code.INVALID_ARGUMENT, status, text)
         return _response(head, refused)
 
-    def respond(self, request: Request) -> Response:
-        """The answer to `request`."""
-        return _response(request, self._take(request))
+    def respond(self, request: Request) -> Response | Awaitable[Response]:
+        """The answer to `request`: at once, or once it is on disk where that was asked for."""
+        outcome = self._take(request)
+        if isinstance(outcome, Accepted) and outcome.durable is not None:
+            return self._respond_later(request, outcome)
+        return _response(request, outcome)
+
+    async def _respond_later(self, request: Request, accepted: Accepted) -> Response:
+        return _response(request, await self._core.when_durable(accepted))
 
     def _signal(self, head: Head | Request) -> Signal | Refused:
         headers = head.headers
