@@ -68,6 +68,7 @@ LONG_LENGTH = b"\x12\x80\x80\x80\x80\x01"
     [
         (Signal.TRACES, SPAN + FIELD(4, b"")),
         (Signal.TRACES, SPAN + b"\x12\x05"),
+        (Signal.TRACES, SPAN + b"\x1a\x05"),
         (Signal.TRACES, FIELD(1, b"lib")[:-1]),
         (Signal.TRACES, SPAN + FIELD(1, b"lib")),
         (Signal.TRACES, LONG_LENGTH),
@@ -85,6 +86,7 @@ LONG_LENGTH = b"\x12\x80\x80\x80\x80\x01"
         (Signal.METRICS, gauge(POINT, FIELD(2, b""))),
         (Signal.METRICS, total(b"\x10\x82\x00")),
         (Signal.METRICS, total(b"\x10")),
+        (Signal.METRICS, total(b"\x10\x02", b"\x0a\x05")),
     ],
 )
 def test_anything_else_is_for_the_walk(signal: Signal, scope: bytes) -> None:
