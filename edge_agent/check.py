@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from edge_agent.config import Config
 from edge_agent.exporter.retry import Client, Delivered, Denied, Outcome, Rejected, Retry
 from edge_agent.otlp.signal import Signal
-from edge_agent.parts import RAM_BYTES
+from edge_agent.ring.policy import SLOT
 from edge_agent.settings import (
     Address,
     ConfigError,
@@ -169,7 +169,8 @@ def state_directory(config: Config) -> Finding:
             f"{path} is in use by an agent that runs: with these settings a second one ends with"
             " exit code 75; stop that one, or set buffer.path",
         )
-    return Finding("ok", "buffer", f"up to {format_size(RAM_BYTES)} in RAM; state in {path}")
+    size = format_size(config.buffer.max_slots * SLOT)
+    return Finding("ok", "buffer", f"a ring of {size} in {path}")
 
 
 def _in_use(path: str) -> bool:

@@ -576,12 +576,8 @@ def test_a_setting_that_is_not_acted_on_yet_says_so_when_it_is_set(setting: Any)
 def test_the_settings_that_are_not_acted_on_yet() -> None:
     """The list shrinks; `--help` and the table in the README mark them."""
     assert [setting.key for setting in NOT_YET] == [
-        "collector.drain_rate",
         "collector.max_bytes_per_day",
         "adapter.spill",
-        "buffer.max_size",
-        "buffer.flush_interval",
-        "buffer.durability",
     ]
 
 
