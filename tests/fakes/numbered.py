@@ -88,8 +88,9 @@ class Taker(FakeCollector):
 class Sender:
     """Sends numbered spans to whichever agent `agent` names, over `protocol` (grpc or http).
 
-    `acknowledged` says when each was, by the monotonic clock; `refused` counts the requests that
-    were to be sent again later, `codes` the other answers.
+    `acknowledged` says when each was, by the monotonic clock, and `taken_bytes` how large those
+    requests were; `refused` counts the requests that were to be sent again later, `refused_at_bytes`
+    is what `taken_bytes` was at the first, and `codes` has the other answers.
     """
 
     agent: Callable[[], Agent | None]
@@ -98,7 +99,9 @@ class Sender:
     item_bytes: int = 0
     pause_s: float = 0.02
     acknowledged: dict[int, float] = field(default_factory=dict)
+    taken_bytes: int = 0
     refused: int = 0
+    refused_at_bytes: int | None = None
     broken: int = 0
     codes: list[str] = field(default_factory=list)
     _next: int = 1
@@ -141,7 +144,7 @@ class Sender:
                     head = await reader.readuntil(b"\r\n\r\n")
                     length = int(head.lower().partition(b"content-length:")[2].split()[0])
                     await reader.readexactly(length)
-                self._answered(head.split()[1].decode(), numbers)
+                self._answered(head.split()[1].decode(), numbers, len(body))
                 await asyncio.sleep(self.pause_s)
         finally:
             writer.transport.abort()
@@ -159,15 +162,18 @@ class Sender:
                     if error.code() is not grpc.StatusCode.UNAVAILABLE or not _by_the_agent(error):
                         raise
                     code = "503"
-                self._answered(code, numbers)
+                self._answered(code, numbers, len(body))
                 await asyncio.sleep(self.pause_s)
 
-    def _answered(self, code: str, numbers: range) -> None:
+    def _answered(self, code: str, numbers: range, size: int) -> None:
         if code == "200":
             now = time.monotonic()
             self.acknowledged.update(dict.fromkeys(numbers, now))
+            self.taken_bytes += size
         elif code == "503":
             self.refused += 1
+            if self.refused_at_bytes is None:
+                self.refused_at_bytes = self.taken_bytes
         else:
             self.codes.append(code)
 
