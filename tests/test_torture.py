@@ -1,4 +1,4 @@
-"""What the ring promises, shown on the whole agent: it is killed, its disk fails, its peer goes away.
+"""What the ring promises, shown on the whole agent: it is killed, its disk fails, its peer leaves.
 
 Short forms run with all tests, the long ones under `make torture`.
 """
@@ -27,6 +27,7 @@ FLUSH_S = 0.25
 WINDOW_S = FLUSH_S + 1.0
 # What is answered as the process ends is noted here a moment later.
 _LATE_S = 0.25
+# How long an agent lives, at most; one in eight lives three times as long.
 LIFE_S = 1.5
 TRACES = ("collector", Signal.TRACES)
 
@@ -159,7 +160,7 @@ async def kill_often(tmp_path: Path, times: int, *, durability: str, seed: int) 
                     else:
                         await answers(agent)
                         current[0] = agent
-                        await _live(agent, rng.random() * LIFE_S)
+                        await _live(agent, rng.random() * LIFE_S * rng.choice((1,) * 7 + (3,)))
                     killed_s.append(time.monotonic())
                     agent.process.kill()
                     current[0] = None
@@ -314,6 +315,7 @@ async def fail_often(tmp_path: Path, number: int, times: int) -> None:
     async with without_a_collector(tmp_path, **disk.environ) as (agent, taker):
         senders = [Sender(lambda: agent, protocol) for protocol in ("grpc", "http")]
         async with sending(senders):
+            await healed(agent)
             await held_is(agent, lambda held: held > 0)
             for _ in range(times):
                 disk.fail(number, rng.randrange(60))

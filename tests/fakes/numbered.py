@@ -89,8 +89,8 @@ class Sender:
     """Sends numbered spans to whichever agent `agent` names, over `protocol` (grpc or http).
 
     `acknowledged` says when each was, by the monotonic clock, and `taken_bytes` how large those
-    requests were; `refused` counts the requests that were to be sent again later, `refused_at_bytes`
-    is what `taken_bytes` was at the first, and `codes` has the other answers.
+    requests were; `refused` counts the requests that were to be sent again later, and
+    `refused_at_bytes` is what `taken_bytes` was at the first; `codes` has the other answers.
     """
 
     agent: Callable[[], Agent | None]
