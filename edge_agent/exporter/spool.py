@@ -333,9 +333,14 @@ class Spool:
         for lost in committed.lost:
             if lost.queue in self._owners:
                 self._owners[lost.queue].lost(lost)
-        await self._looked()
-        if committed.error is not None:
-            self._failed(committed.error)
+        error = committed.error
+        try:
+            await self._looked()
+        except RingError as blind:
+            # What is durable is durable.
+            error = error or blind
+        if error is not None:
+            self._failed(error)
         else:
             self._worked()
         for owner in self._owners.values():
@@ -434,6 +439,11 @@ class Spool:
             await self._restore()
         except RingError as error:
             self._failed(error)
+            store, self._store = self._store, None
+            if store is not None:
+                # The queues know nothing of what is in it: they are told when it is opened again.
+                with suppress(RingError):
+                    await self._in_thread(store.close)
         finally:
             self.opened.set()
 

@@ -20,7 +20,7 @@ from edge_agent.ledger import Ledger
 from edge_agent.opener import FLOORS, NUMBERS
 from edge_agent.otlp.signal import Signal
 from edge_agent.ring.opening import open_ring
-from edge_agent.ring.record import Ack, Committed, Entry, RingError
+from edge_agent.ring.record import Ack, Committed, Entry, Oldest, RingError
 from edge_agent.ring.store import Ring
 from tests.agent.exporter.test_queue import AWAY, ScriptedClient, names_in, points
 from tests.fakes import clock
@@ -495,3 +495,57 @@ def clock_ok(chance: random.Random) -> Outcome:
     from edge_agent.exporter.retry import Delivered
 
     return Delivered(latency_s=chance.choice([0.01, 5.0]))
+
+
+class Blind(Disk):
+    """Nobody can look into its ring while `blind`."""
+
+    blind = False
+
+    def oldest(self, queue: int) -> Oldest | None:
+        if self.blind:
+            raise RingError(errno.EIO, "cannot look")
+        assert self.ring is not None
+        return self.ring.oldest(queue)
+
+
+def test_a_ring_that_opens_but_cannot_be_looked_into_is_opened_again(tmp_path: Path) -> None:
+    """The queues are told what it holds, once; not told at all, it would wait for a restart."""
+
+    async def test() -> None:
+        first = Bench(Disk(tmp_path / "ring"), DOWN)
+        first.put("a", "b")
+        await asyncio.sleep(10)
+        await first.stop()
+        disk = Blind(tmp_path / "ring")
+        disk.blind = True
+        bench = Bench(disk)
+        await bench.spool.opened.wait()
+        assert (bench.spool.problem, bench.account.restored.items) == ("cannot look", 0)
+        disk.blind = False
+        await asyncio.sleep(61)
+        assert bench.account.restored.items == 2
+        assert bench.sent == ["a", "b"]
+        await bench.stop()
+
+    clock.run(test())
+
+
+def test_a_ring_that_cannot_be_looked_into_after_a_commit_ends_nobody(tmp_path: Path) -> None:
+    """What was committed is saved; the problem is said, and goes away."""
+
+    async def test() -> None:
+        disk = Blind(tmp_path / "ring")
+        bench = Bench(disk, DOWN)
+        await bench.spool.opened.wait()
+        disk.blind = True
+        bench.put("a")
+        await asyncio.sleep(6)
+        assert (bench.spool.commits, bench.spool.problem) == (1, "cannot look")
+        assert (bench.queue.ram_bytes, bench.queue.held.shelved_items) == (0, 1)
+        disk.blind = False
+        await asyncio.sleep(61)
+        assert bench.spool.usable
+        await bench.stop()
+
+    clock.run(test())
