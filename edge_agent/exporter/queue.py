@@ -343,7 +343,10 @@ class Queue:
         if not self.policy.newest_first and self.held.loans.partly_returned:
             # What is left of that record comes first, and can be read after this.
             await spool.commit()
-        record = await spool.read(self.held, newest=self.policy.newest_first)
+        # What was read is never added to: probes of the newest would leave an outage in records of
+        # one request each, which take half as much again.
+        newest = self.policy.newest_first and not self.breaker.failing
+        record = await spool.read(self.held, newest=newest)
         if record is None:
             self._pace.pause(self._clock() + _UNREADABLE_S)
         else:
