@@ -23,6 +23,7 @@ from edge_agent.settings import ConfigError
 from edge_agent.state import InUseError, StateDirectory, open_state
 from edge_agent.stop import StopRequest
 from edge_agent.transport.server_tls import PemFile, server_context
+from edge_agent.transport.turns import Turns
 
 EXIT_DIED = 1
 EXIT_IN_USE = 75
@@ -144,6 +145,7 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> dict[st
             ),
         )
     ]
+    turns = Turns(asyncio.get_running_loop().call_soon)
     if receiver.enabled and parts.signals:
         for key, address, serve, alpn in (
             ("receiver.grpc", receiver.grpc, grpc_server.serve, "h2"),
@@ -164,7 +166,13 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> dict[st
                     remedy="set receiver.tls, or listen on localhost",
                 )
             receive = partial(
-                serve, parts.core, parts.budget, host=address.host, port=address.port, tls=tls
+                serve,
+                parts.core,
+                parts.budget,
+                host=address.host,
+                port=address.port,
+                tls=tls,
+                turns=turns,
             )
             wanted.append((key, receive))
     listeners: dict[str, Listener] = {}
