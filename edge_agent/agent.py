@@ -5,13 +5,13 @@ systemd starts it again, and nobody has to guess.
 """
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from edge_agent import __version__, log
-from edge_agent.clients import LOOPBACK
 from edge_agent.config import Config
 from edge_agent.health import report, server
 from edge_agent.health.sdnotify import Heartbeat, Notifier
@@ -22,6 +22,7 @@ from edge_agent.receiver import grpc_server, http_server
 from edge_agent.settings import ConfigError
 from edge_agent.state import InUseError, StateDirectory, open_state
 from edge_agent.stop import StopRequest
+from edge_agent.transport.loopback import is_loopback
 from edge_agent.transport.server_tls import PemFile, server_context
 from edge_agent.transport.turns import Turns
 
@@ -32,6 +33,9 @@ EXIT_CONFIG = 78
 # be delivered in this time is better counted than cut off.
 DRAIN_S = 6.0
 CLOSE_S = 1.0
+# With a ring, what is not delivered after the first is saved, and after the second left there.
+DELIVER_S, LEAVE_S = 1.0, 2.0
+OPEN_S = 3.0
 
 _log = log.Log("agent")
 
@@ -66,12 +70,6 @@ def run(config: Config, stop: StopRequest) -> int:
 async def _serve(config: Config, stop: StopRequest, state: StateDirectory) -> int:
     stopping = asyncio.Event()
     stop.forward(asyncio.get_running_loop(), stopping.set)
-    if state.problem:
-        _log.error(
-            "state directory cannot be used, keeping data in RAM alone",
-            problem=state.problem,
-            remedy="make it writable for this user, or name another with BUFFER_PATH",
-        )
     parts = Parts(config, state)
     notifier = Notifier(config.systemd.notify_socket)
     heartbeat = Heartbeat(notifier, config.systemd.watchdog_s)
@@ -87,14 +85,17 @@ async def _serve(config: Config, stop: StopRequest, state: StateDirectory) -> in
         if key.startswith("receiver.")
     }
     pulse = asyncio.create_task(heartbeat.run(), name="heartbeat")
+    spooling = asyncio.create_task(parts.spool.run(), name="ring")
     exporters = [
         asyncio.create_task(queue.run(), name=f"queue {queue.account.destination}")
         for queue in parts.queues
     ]
-    sources = []
+    sources = [asyncio.create_task(parts.gate.run(), name="clock")]
     if parts.sampler is not None:
         sampling = parts.sampler.run(config.telemetry.interval_s, parts.emit)
         sources.append(asyncio.create_task(sampling, name="sampler"))
+    if (spill := parts.spill()) is not None:
+        sources.append(asyncio.create_task(spill.run(), name="spill"))
     own_logs = None
     if ("collector", Signal.LOGS) in parts.destinations:
         own_logs = OwnLogs(
@@ -104,12 +105,19 @@ async def _serve(config: Config, stop: StopRequest, state: StateDirectory) -> in
             loop=asyncio.get_running_loop(),
         )
         own_logs.start()
+    # A large ring that was not closed in order is looked at page by page, which need not hold up
+    # anybody for longer than this.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(OPEN_S):
+            await parts.spool.opened.wait()
     _log.info("started", **_introduction(config, receiving=bool(receivers)))
     parts.phase = report.Phase.RUNNING
     notifier.ready(f"sending to {' and '.join(parts.clients)}")
     # Until somebody asks us to stop, nothing may end.
     waiter = asyncio.create_task(stopping.wait(), name="stop request")
-    await asyncio.wait([pulse, *exporters, *sources, waiter], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(
+        [pulse, spooling, *exporters, *sources, waiter], return_when=asyncio.FIRST_COMPLETED
+    )
     parts.phase = report.Phase.DRAINING
     notifier.stopping("delivering what is held")
     await asyncio.gather(*(receiver.close(CLOSE_S) for receiver in receivers))
@@ -119,6 +127,10 @@ async def _serve(config: Config, stop: StopRequest, state: StateDirectory) -> in
     if parts.sampler is not None:
         parts.sampler.close()
     died += await _drain(parts, exporters)
+    died += await _end([spooling])
+    await parts.spool.close()
+    for queue in parts.queues:
+        queue.abandon()
     died += await _end([pulse])
     await asyncio.gather(*(client.close() for client in parts.clients.values()))
     await health.close(CLOSE_S)
@@ -146,6 +158,7 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> dict[st
         )
     ]
     turns = Turns(asyncio.get_running_loop().call_soon)
+    in_the_open: dict[str, str] = {}
     if receiver.enabled and parts.signals:
         for key, address, serve, alpn in (
             ("receiver.grpc", receiver.grpc, grpc_server.serve, "h2"),
@@ -157,14 +170,8 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> dict[st
                 PemFile("receiver.tls.client_ca", receiver.client_ca),
                 alpn=(alpn,),
             )
-            if tls is None and address.host not in LOOPBACK:
-                _log.warning(
-                    "receiving without TLS from other machines: whoever reaches this port can read"
-                    " and forge telemetry",
-                    setting=key,
-                    address=address,
-                    remedy="set receiver.tls, or listen on localhost",
-                )
+            if tls is None and not is_loopback(address.host):
+                in_the_open[key] = str(address)
             receive = partial(
                 serve,
                 parts.core,
@@ -175,6 +182,14 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> dict[st
                 turns=turns,
             )
             wanted.append((key, receive))
+    if in_the_open:
+        _log.warning(
+            "receiving without TLS from other machines: who is on the way can read telemetry, and"
+            " anybody can forge it",
+            settings=",".join(in_the_open),
+            addresses=",".join(in_the_open.values()),
+            remedy="set receiver.tls, or listen on localhost",
+        )
     listeners: dict[str, Listener] = {}
     for key, listen in wanted:
         try:
@@ -204,13 +219,16 @@ def _introduction(config: Config, *, receiving: bool) -> Mapping[str, object]:
 
 
 async def _drain(parts: Parts, exporters: Sequence[asyncio.Task[None]]) -> list[str]:
-    """Deliver what is held, for DRAIN_S at most; what is left is counted by its queue."""
+    """Deliver what is held in RAM. With a ring a moment is enough, for what is left is saved there;
+    without one DRAIN_S is what can be given, and what is left is counted by its queue."""
     for client in parts.clients.values():
         client.reconnect()
     for queue in parts.queues:
         queue.close()
     if exporters:
-        await asyncio.wait(exporters, timeout=DRAIN_S)
+        await asyncio.wait(exporters, timeout=DELIVER_S)
+        saved = await parts.spool.commit()
+        await asyncio.wait(exporters, timeout=LEAVE_S if saved else DRAIN_S - DELIVER_S)
     return await _end(exporters)
 
 

@@ -4,6 +4,9 @@ For every (destination, signal), in items and in bytes, at every moment:
 
     accepted = delivered + rejected by the peer + dropped{reason} + sampled out + spilled + held
 
+What an earlier run left in the ring counts as accepted too, in a row of its own (`restored`): so
+the numbers of one process add up, and what one run held at its end is what the next restores.
+
 `held` is what the queues hold and is asked of them, never counted here: so a part that loses an
 item without saying so shows as an imbalance instead of being papered over.
 """
@@ -34,6 +37,7 @@ class Account:
     destination: str
     signal: Signal
     accepted: Tally = field(default_factory=Tally)
+    restored: Tally = field(default_factory=Tally)
     delivered: Tally = field(default_factory=Tally)
     sampled_out: Tally = field(default_factory=Tally)
     spilled: Tally = field(default_factory=Tally)
@@ -53,7 +57,7 @@ class Account:
         return sum(t.items for t in (*self.dropped.values(), *self.rejected.values()))
 
     def settled(self) -> Tally:
-        """All that has left: accepted minus this is what the queue must hold."""
+        """All that has left: accepted and restored minus this is what the queue must hold."""
         total = Tally()
         for tally in (
             self.delivered,
@@ -68,6 +72,7 @@ class Account:
     def rows(self) -> Iterator[tuple[str, str, Tally]]:
         """(outcome, reason, tally) of every row; the reason is empty where there is only one."""
         yield "accepted", "", self.accepted
+        yield "accepted", "restored", self.restored
         yield "delivered", "", self.delivered
         yield "sampled_out", "", self.sampled_out
         yield "spilled", "", self.spilled

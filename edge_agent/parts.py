@@ -1,7 +1,7 @@
 """The parts of one process, made in the order of the data, and what they say of themselves."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from edge_agent import __version__
 from edge_agent.clients import clients
@@ -10,6 +10,10 @@ from edge_agent.exporter.jitter import jitter
 from edge_agent.exporter.memory import Memory
 from edge_agent.exporter.queue import Policy, Queue, Reachability
 from edge_agent.exporter.retry import Backoff
+from edge_agent.exporter.room import Room
+from edge_agent.exporter.spill import Spill
+from edge_agent.exporter.spool import Spool
+from edge_agent.gate import Gate
 from edge_agent.health import report
 from edge_agent.health.process import Process
 from edge_agent.health.prometheus import Receivers, Seeds, exposition
@@ -17,12 +21,16 @@ from edge_agent.host.clock import BootClock
 from edge_agent.host.identity import Identity, identify, instance_id
 from edge_agent.host.machine import Machine
 from edge_agent.host.sampler import Sample, Sampler
+from edge_agent.host.synchronised import Synchronisation, correction
 from edge_agent.ledger import Ledger
+from edge_agent.opener import FLOORS as RING_FLOORS
+from edge_agent.opener import NUMBERS, Opener, boot_id
 from edge_agent.otlp.batch import Enricher
 from edge_agent.otlp.sampling import sample
 from edge_agent.otlp.signal import Signal
 from edge_agent.otlp.spans import sample_span
-from edge_agent.receiver.core import Core
+from edge_agent.receiver.core import Core, Durable
+from edge_agent.ring.policy import SLOT, budget
 from edge_agent.state import StateDirectory
 from edge_agent.transport.budget import Budget
 
@@ -30,6 +38,8 @@ from edge_agent.transport.budget import Budget
 RAM_BYTES = 16 << 20
 FLOORS = {Signal.METRICS: 0.25, Signal.TRACES: 0.15, Signal.LOGS: 0.10}
 ADAPTER_FLOOR = 0.15
+# A record of the ring has a header and a table beside its entries.
+_RECORD_OVERHEAD_BYTES = 1024
 # Request bodies on their way in, of all connections together: counted before they are read.
 BUDGET_BYTES = 24 << 20
 
@@ -57,11 +67,26 @@ class Parts:
         self.clients = clients(config)
         self._reachability = {name: Reachability() for name in self.clients}
         self._sample_rate = telemetry.sample_rate
-        self.memory = Memory(RAM_BYTES, clock=time.monotonic)
+        buffer = config.buffer
+        self.strict = buffer.durability == "strict"
+        booted = boot_id()
+        ring_bytes = buffer.max_slots * SLOT
+        self.opener = Opener(state, ring_bytes, self.strict, booted)
+        self.spool = Spool(
+            self.opener,
+            flush_s=buffer.flush_interval_s,
+            boottime_nano=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            boot_id=booted,
+        )
+        self.gate = Gate(Synchronisation(machine), correction)
+        self._max_piece_bytes = budget(ring_bytes).record_bytes - _RECORD_OVERHEAD_BYTES
+        self.memory = Memory(RAM_BYTES, clock=time.monotonic, press=self.spool.press)
+        self.room = Room(self.memory, self.spool, strict=self.strict)
         self.queues = tuple(self._open_queues())
         self.destinations = frozenset(
             (queue.account.destination, queue.account.signal) for queue in self.queues
         )
+        self.gate.opened = self._opened
         self.signals = frozenset(signal for _, signal in self.destinations)
         self.identity = _identity(config, machine, state)
         self.budget = Budget(BUDGET_BYTES)
@@ -74,6 +99,7 @@ class Parts:
             validate=config.receiver.validate,
             sample_rate=telemetry.sample_rate,
             offer=self._offer,
+            max_piece_bytes=self._max_piece_bytes,
             accounts={
                 signal: [q.account for q in self.queues if q.account.signal is signal]
                 for signal in self.signals
@@ -113,22 +139,74 @@ class Parts:
                     retry=retry.enabled,
                     backoff=Backoff(retry.initial_s, retry.max_s),
                     max_elapsed_s=retry.max_elapsed_s,
+                    drain_rate=config.collector.drain_bytes_per_s,
+                    max_request_bytes=self._max_piece_bytes,
                 ),
                 self._reachability[destination],
                 self.memory,
+                number=NUMBERS[destination, signal],
+                spool=self.spool,
+                gate=self.gate,
                 jitter=jitter,
             )
             self.memory.share(queue, floor)
             yield queue
 
+    def spill(self) -> Spill | None:
+        """What moves traces to the adapter, where there are both and it is asked for."""
+        config = self._config
+        number = NUMBERS["collector", Signal.TRACES]
+        for queue in self.queues:
+            if queue.held.queue == number and "adapter" in self.clients:
+                if config.adapter.spill == "never":
+                    return None
+                retry = config.collector.retry
+                return Spill(
+                    queue,
+                    self.clients["adapter"],
+                    mode=config.adapter.spill,
+                    backoff=Backoff(retry.initial_s, retry.max_s),
+                    drain_rate=config.collector.drain_bytes_per_s,
+                    share=lambda: self.spool.share(number, RING_FLOORS[number]),
+                    clock=time.monotonic,
+                    jitter=jitter,
+                )
+        return None
+
     def accept(self, signal: Signal, body: bytes, items: int) -> None:
         """Put one encoded request into every queue of `signal`; they share its bytes."""
+        stamp = self.gate.stamp()
+        if stamp is not None:
+            body = self.gate.mark(signal, body)
         for queue in self.queues:
             if queue.account.signal is signal:
-                queue.put(body, items)
+                queue.put(body, items, stamp)
 
-    def _offer(self, signal: Signal, body: bytes, items: int) -> bool:
-        self.accept(signal, body, items)
+    def _opened(self) -> None:
+        for queue in self.queues:
+            queue.opened()
+
+    def _offer(self, signal: Signal, pieces: Sequence[tuple[bytes, int]]) -> bool | Durable:
+        """Take what an app sends, all of it or nothing."""
+        takers = [queue for queue in self.queues if queue.account.signal is signal]
+        if self.memory.full(len(takers) * sum(len(body) for body, _ in pieces)):
+            self.spool.press()
+            return False
+        stamp = self.gate.stamp()
+        if stamp is not None:
+            pieces = [(self.gate.mark(signal, body), items) for body, items in pieces]
+        if self.strict:
+            return self.spool.admit(
+                [
+                    (queue, request)
+                    for queue in takers
+                    for body, items in pieces
+                    for request in queue.requests(body, items, stamp)
+                ]
+            )
+        for queue in takers:
+            for body, items in pieces:
+                queue.put(body, items, stamp)
         return True
 
     def emit(self, taken: Sample) -> None:
@@ -187,19 +265,20 @@ class Parts:
             collector=collector,
             buffer=self._buffer(),
             resources=self._process.read(),
+            pushing_back=self.room.pushing_back,
         )
 
     def _buffer(self) -> report.Buffer:
         queues = self.queues
-        usage = self.memory.usage
+        usage = self.room.usage
         max_slots = self._config.buffer.max_slots
         return report.Buffer(
             current_slots=report.slots_in_use(usage, max_slots),
             max_slots=max_slots,
-            bytes=self.memory.bytes,
+            bytes=sum(queue.bytes for queue in queues),
             items=sum(queue.items for queue in queues),
             oldest_age_s=max((queue.oldest_age_s() for queue in queues), default=0.0),
-            seconds_to_loss=self.memory.seconds_to_loss(),
+            seconds_to_loss=self.room.seconds_to_loss(),
             durability=self._config.buffer.durability,
             queues=tuple(
                 report.QueueState(
@@ -214,8 +293,9 @@ class Parts:
             ),
             dropped_spans=self.ledger.lost_items(Signal.TRACES),
             last_drop_age_s=_least(queue.last_drop_age_s() for queue in queues),
-            usable=not self._state.problem,
-            ram_full=usage >= 1.0,
+            usable=self.spool.usable,
+            problem=self.spool.problem,
+            ram_full=self.memory.usage >= 1.0,
         )
 
     def metrics(self) -> str:
@@ -242,19 +322,23 @@ class Parts:
         words = []
         for name in dict.fromkeys(account.destination for account in self.ledger):
             accounts = [a for a in self.ledger if a.destination == name]
+            held = sum(q.items for q in self.queues if q.account.destination == name)
             words.append(
-                f"{name} accepted={sum(a.accepted.items for a in accounts)}"
+                f"{name} accepted={sum(a.accepted.items + a.restored.items for a in accounts)}"
                 f" delivered={sum(a.delivered.items for a in accounts)}"
                 f" lost={sum(a.lost_items() for a in accounts)}"
+                f" held={held}"
             )
         return ", ".join(words)
 
     def totals(self) -> dict[str, int]:
         """Items of the whole run over all destinations: what became of them."""
         return {
+            "restored": sum(account.restored.items for account in self.ledger),
             "accepted": sum(account.accepted.items for account in self.ledger),
             "delivered": sum(account.delivered.items for account in self.ledger),
             "lost": sum(account.lost_items() for account in self.ledger),
+            "held": sum(queue.items for queue in self.queues),
         }
 
 

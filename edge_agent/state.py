@@ -24,6 +24,18 @@ class StateDirectory:
     problem: str = ""
     _lock: int = -1
 
+    def retry(self) -> None:
+        """Try again what was a problem: whoever mended it need not restart anybody.
+
+        `problem` says how it went; that another process has it now is one, too.
+        """
+        try:
+            again = open_state(self.path)
+        except InUseError as error:
+            self.problem = str(error)
+            return
+        self.problem, self._lock = again.problem, again._lock
+
     def close(self) -> None:
         """Release the lock; the file stays, so that nobody locks one that was just removed."""
         if self._lock >= 0:

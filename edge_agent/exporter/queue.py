@@ -5,47 +5,53 @@ Rules (DESIGN, "Promises"):
 - Send at once, join what waits: an idle lane sends immediately; what arrives while a call is in
   flight is joined into the next one, up to `batch_items` or JOIN_BYTES, never over REQUEST_BYTES.
 - At most `lanes` calls in flight, one where order matters and one while the peer is failing.
-- A failed call puts its requests back where they were taken from. Nothing is dropped for time.
-- Over the bound of all queues (exporter/memory.py) the oldest waiting request goes, counted.
+- A failed call gives its requests back to where they came from. Nothing is dropped for time.
+- What is not acknowledged in time is in the ring (`spool`), and is sent from there: in order where
+  order matters, else beside what is new and never instead of it, at a bounded pace.
 - A bad neighbour loses only its own data: a joined batch that is rejected is halved until the
   one original request that the peer refuses is alone. One that is too large for the peer is cut
   further, down to the one item that alone is too large.
 
-The event loop owns all state here. RAM is the first shelf; what cannot stay in RAM has one way
-out, `evict_oldest`.
+The event loop owns all state here.
 """
 
 import asyncio
 import contextlib
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from edge_agent.exporter.breaker import CLOSING_RETRY_S, Breaker
+from edge_agent.exporter.held import Held
 from edge_agent.exporter.memory import Memory
-from edge_agent.exporter.request import Request, cut, fitted, senders
+from edge_agent.exporter.pace import Pace
+from edge_agent.exporter.request import Request, Stamp, cut, fitted, senders
 from edge_agent.exporter.retry import Backoff, Client, Delivered, Denied, Outcome, Rejected, Retry
+from edge_agent.exporter.spool import Spool
 from edge_agent.ledger import Account
 from edge_agent.log import Log
+from edge_agent.otlp.signal import Signal
+from edge_agent.ring.record import Lost, Ref, Totals
 
 # A joined request stops growing here: a quarter of what every gRPC server takes by default.
 JOIN_BYTES = 1 << 20
 # gRPC's default limit for one received message; a peer would refuse more, whatever we do.
 REQUEST_BYTES = 4 << 20
-
-# While a process ends, a peer that is away is tried this often.
-CLOSING_RETRY_S = 0.5
 # One line in this time about what a peer refuses for the same reason.
 COMPLAINT_S = 300.0
+_MAX_COMPLAINTS = 64
+# A ring that has a backlog and does not give it out is asked again after this.
+_UNREADABLE_S = 5.0
 
 _log = Log("exporter")
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How one queue treats its peer. `lanes` is 1 where order matters."""
+    """How one queue treats its peer. `lanes` is 1 where order matters; `drain_rate` is bytes of a
+    backlog a second; requests are cut to `max_request_bytes` at admission."""
 
     newest_first: bool
     lanes: int
@@ -53,6 +59,8 @@ class Policy:
     retry: bool
     backoff: Backoff
     max_elapsed_s: float
+    drain_rate: float = 1 << 20
+    max_request_bytes: int = REQUEST_BYTES
 
 
 @dataclass(slots=True)
@@ -79,14 +87,24 @@ class Reachability:
         self.consecutive_failures += 1
         self.error = error
 
-    @property
-    def reachable(self) -> bool:
-        """Whether the last attempt succeeded; false before the first."""
-        return self.attempts > 0 and self.consecutive_failures == 0
+
+class Gate(Protocol):
+    """What holds data whose time is not known, and dates it on its way out (gate.py)."""
+
+    def wait_s(self) -> float:
+        """Seconds for which nothing is to be sent."""
+        ...
+
+    def body(self, signal: Signal, request: Request) -> bytes:
+        """What is sent for a request with flags."""
+        ...
 
 
 class Queue:
-    """RAM to peer, for one destination and signal. `run` does the sending."""
+    """RAM and ring to peer, for one destination and signal. `run` does the sending.
+
+    `number` is the queue's in the ring; without a `spool` there is RAM alone.
+    """
 
     def __init__(
         self,
@@ -96,6 +114,9 @@ class Queue:
         reachability: Reachability,
         memory: Memory,
         *,
+        number: int = 0,
+        spool: Spool | None = None,
+        gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
         unix_nano: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float],
@@ -105,89 +126,136 @@ class Queue:
         self.policy = policy
         self._peer = reachability
         self._memory = memory
+        self._spool = spool
+        self._gate = gate
         self._clock = clock
         self._unix_nano = unix_nano
         self._jitter = jitter
-        self._waiting: deque[Request] = deque()
-        self._in_flight: dict[tuple[int, ...], Request] = {}
+        self.held = Held(number, newest_first=policy.newest_first)
+        self.breaker = Breaker(policy.backoff, policy.max_elapsed_s)
+        self._pace = Pace(policy.drain_rate)
         self._calls = 0
-        self._bytes = 0
-        self._items = 0
+        self._draining = False
         self._sequence = 0
         self._wake = asyncio.Event()
         self._closing = False
-        self._failures = 0
-        self._failing_since_s: float | None = None
-        self._failed_s = 0.0
-        self._not_before_s = 0.0
         self._last_drop_s: float | None = None
         self._dropping = False
-        # What the peer has against our data: when it was last logged, and how often since.
-        self._complaints: dict[str, tuple[float, int]] = {}
+        # What the peer has against whose data: when it was last logged, and how often since.
+        self._complaints: dict[tuple[str, str], tuple[float, int]] = {}
+        if spool is not None:
+            spool.attach(self)
 
     # Admission
 
-    def put(self, body: bytes, items: int) -> None:
+    def put(self, body: bytes, items: int, stamp: Stamp | None = None) -> None:
         """Admit one encoded request of `items` items; the oldest leaves if there is no room."""
         self.account.accepted.add(items, len(body))
-        self._sequence += 1
-        whole = Request(body, items, len(body), (self._sequence,), self._clock())
-        if self._closing:
-            self._drop("shutdown", whole)
-            return
-        for request in fitted(self.account.signal, whole, REQUEST_BYTES):
-            if len(request.body) > REQUEST_BYTES:
+        for request in self.requests(body, items, stamp):
+            if self._closing:
+                self._drop("shutdown", request)
+            elif len(request.body) > self.policy.max_request_bytes:
                 _log.error(
                     "dropped a request no peer would take",
-                    **self._names(), **self._culprit(request), limit=REQUEST_BYTES,
+                    **self._names(), **self._culprit(request), limit=self.policy.max_request_bytes,
                 )  # fmt: skip
                 self._drop("too_large", request)
-                continue
-            self._waiting.append(request)
-            self._bytes += request.size
-            self._items += request.items
-            self._memory.admitted(request.size)
+            else:
+                self.held.add(request)
+                self._memory.admitted(request.size)
+        if self._spool is not None:
+            self._spool.noticed()
+        self._wake.set()
+
+    def requests(self, body: bytes, items: int, stamp: Stamp | None = None) -> list[Request]:
+        """`body` as the queue and the ring take it, numbered: in pieces where it is large."""
+        self._sequence += 1
+        whole = Request(body, items, len(body), (self._sequence,), self._clock())
+        if stamp is not None:
+            whole.unix_nano, whole.boottime_nano = stamp.unix_nano, stamp.boottime_nano
+            whole.flags = stamp.flags
+        pieces = fitted(self.account.signal, whole, self.policy.max_request_bytes)
+        for piece in pieces:
+            piece.whole = True
+        return pieces
+
+    def adopt(self, request: Request, ref: Ref) -> None:
+        """Admit what the ring has already: the rule where durability is strict."""
+        self.account.accepted.add(request.items, request.size)
+        self.held.adopt(request, ref)
+        self._memory.admitted(request.size)
+        self._wake.set()
+
+    def restore(self, live: Totals) -> None:
+        """The ring was opened and has this for us."""
+        self.account.restored.add(live.items, live.bytes)
+        self.held.restore(live)
+        # After a power cut a whole fleet starts at once.
+        self._pace.begin(math.inf, self._clock(), self._jitter())
         self._wake.set()
 
     def evict_oldest(self) -> bool:
-        """Drop and count the oldest waiting request; whether there was one."""
-        if not self._waiting:
+        """Let the oldest waiting request leave RAM; whether there was one."""
+        oldest = self.held.shed_oldest()
+        if oldest is None:
             return False
-        oldest = self._waiting.popleft()
-        self._release(oldest)
-        self._drop("queue_full", oldest)
+        if oldest.gone:
+            self._drop("queue_full", oldest)
+            self._say_dropping("memory is full, dropping the oldest")
+        return True
+
+    def lost(self, lost: Lost) -> None:
+        """The ring has lost a record of ours."""
+        items, size = self.held.lost(lost)
+        self.account.drop(lost.reason, items, size)
+        self._last_drop_s = self._clock()
+        if lost.reason == "queue_full":
+            self._say_dropping("the ring is full, dropping the oldest")
+        else:
+            _log.error("a record of the ring was lost", **self._names(), reason=lost.reason,
+                       items=items, bytes=size)  # fmt: skip
+
+    def saved(self) -> None:
+        """A commit has changed what we hold."""
+        self._wake.set()
+
+    def opened(self) -> None:
+        """The gate is open."""
+        self._wake.set()
+
+    def _say_dropping(self, event: str) -> None:
         if not self._dropping:
             self._dropping = True
             _log.error(
-                "memory is full, dropping the oldest",
-                **self._names(), max_bytes=self._memory.max_bytes, peer_error=self._peer.error,
-            )  # fmt: skip
-        return True
+                event,
+                **self._names(),
+                max_bytes=self._memory.max_bytes,
+                peer_error=self._peer.error,
+            )
 
     def _drop(self, reason: str, request: Request) -> None:
         self.account.drop(reason, request.items, request.size)
         self._last_drop_s = self._clock()
 
-    def _release(self, request: Request) -> None:
-        self._bytes -= request.size
-        self._items -= request.items
-
     # Sending
 
     async def run(self) -> None:
-        """Send until `close` was called and nothing is held; awaits calls in flight.
+        """Send until `close` was called and nothing waits in RAM; awaits calls in flight.
 
-        Cancel it to end sooner: what is held then is counted as dropped.
+        Cancel it to end sooner. Without a ring, what is held then is counted as dropped.
         """
         try:
             async with asyncio.TaskGroup() as calls:
-                while not (self._closing and not self._calls and not self._waiting):
+                while not self._done():
                     self._wake.clear()
-                    wait_s = self._wait_s()
+                    wait_s, backlog = self._next()
                     if wait_s == 0.0:
-                        batch = self._take()
                         self._calls += 1
-                        calls.create_task(self._call(batch))
+                        if backlog:
+                            self._draining = True
+                            calls.create_task(self._drain())
+                        else:
+                            calls.create_task(self._call(self._take(staged=False)))
                     else:
                         with contextlib.suppress(TimeoutError):
                             async with asyncio.timeout(wait_s):
@@ -195,58 +263,146 @@ class Queue:
         finally:
             # Calls that were cut short by the drain's deadline, or by a bug of ours: nothing is
             # forgotten.
-            self._put_back(list(self._in_flight.values()))
-            if self._waiting:
-                _log.error(
-                    "could not be delivered before the end, dropped",
-                    **self._names(), items=self._items, bytes=self._bytes,
-                    peer_error=self.last_error,
-                )  # fmt: skip
-            for request in self._waiting:
-                self._release(request)
-                self._drop("shutdown", request)
-            self._waiting.clear()
+            self.held.give_back(self.held.in_flight())
+            if self._spool is None:
+                self.abandon()
 
     def close(self) -> None:
         """Refuse what comes from now on; `run` tries what is left, at once and again and again."""
         self._closing = True
-        self._not_before_s = 0.0
+        self.breaker.reset()
         self._wake.set()
 
-    def _wait_s(self) -> float | None:
-        """Seconds until a call may start: 0 now, None until something happens."""
-        lanes = 1 if self._failures else self.policy.lanes
-        if not self._waiting or self._calls >= lanes:
-            return None
-        return max(0.0, self._not_before_s - self._clock())
+    def abandon(self) -> None:
+        """Count as dropped what RAM alone has; nobody will ask for it any more."""
+        left = self.held.abandon()
+        if left:
+            _log.error(
+                "could not be delivered before the end, dropped",
+                **self._names(), items=sum(r.items for r in left),
+                bytes=sum(r.size for r in left), peer_error=self.last_error,
+            )  # fmt: skip
+        for request in left:
+            self._drop("shutdown", request)
 
-    def _take(self) -> list[Request]:
-        take = self._waiting.pop if self.policy.newest_first else self._waiting.popleft
-        batch = [take()]
-        items, size = batch[0].items, len(batch[0].body)
-        while self._waiting:
-            nearest = self._waiting[-1 if self.policy.newest_first else 0]
-            items += nearest.items
-            size += len(nearest.body)
-            if items > self.policy.batch_items or size > JOIN_BYTES:
-                break
-            batch.append(take())
-        batch.sort(key=lambda r: r.order)
-        self._in_flight.update((r.order, r) for r in batch)
-        return batch
+    def _done(self) -> bool:
+        if not self._closing or self._calls:
+            return False
+        return not self.held.has_fresh or self._out_of_order
+
+    @property
+    def _out_of_order(self) -> bool:
+        """Whether what is new has to wait for the backlog."""
+        return self.held.has_backlog and not self.policy.newest_first
+
+    def _next(self) -> tuple[float | None, bool]:
+        """Seconds until a call may start (0 now, None until something happens), and whether it is
+        one for the backlog."""
+        if self._gate is not None and (closed_s := self._gate.wait_s()) > 0:
+            return closed_s, False
+        now = self._clock()
+        lanes = 1 if self.breaker.failing else self.policy.lanes
+        if self._calls >= lanes:
+            return None, False
+        wait_s = max(0.0, self.breaker.not_before_s - now)
+        backlog_s: float | None = None
+        if self.held.has_backlog and not self._draining and not self._closing:
+            backlog_s = max(wait_s, self._pace.wait_s(now))
+        # A backlog has a lane of its own beside what is new, where there are two.
+        beside = lanes > 1 and backlog_s is not None
+        if self.held.has_fresh and not self._out_of_order and not (beside and self._calls):
+            return wait_s, False
+        return backlog_s, True
+
+    def _take(self, *, staged: bool) -> list[Request]:
+        return self.held.take(self.policy.batch_items, JOIN_BYTES, staged=staged)
 
     async def _call(self, batch: list[Request]) -> None:
         try:
             await self._send(batch)
         finally:
-            self._calls -= 1
-            self._wake.set()
+            self._ended()
+
+    async def _drain(self) -> None:
+        """Send a piece of the backlog."""
+        try:
+            if not self.held.has_staged:
+                await self._stage()
+            if self.held.has_staged:
+                batch = self._take(staged=True)
+                self._pace.sent(sum(len(r.body) for r in batch), self._clock())
+                await self._send(batch)
+        finally:
+            self._draining = False
+            self._ended()
+
+    async def _stage(self) -> None:
+        spool = self._spool
+        if spool is None:
+            return
+        if not self.policy.newest_first and self.held.loans.partly_returned:
+            # What is left of that record comes first, and can be read after this.
+            await spool.commit()
+        record = await spool.read(self.held, newest=self.policy.newest_first)
+        if record is None:
+            self._pace.pause(self._clock() + _UNREADABLE_S)
+        else:
+            self.held.stage(record, spool.admitted_s(record), this_boot=spool.is_this_boot(record))
+
+    async def lend(self) -> list[Request]:
+        """A batch of what waits in the ring, or in RAM where the ring cannot be used, for another
+        peer; `spilled` says what became of it. Nothing is sent from the ring meanwhile."""
+        if self._draining or self._closing:
+            return []
+        self._draining = True
+        batch: list[Request] = []
+        try:
+            if self.held.has_backlog and not self.held.has_staged:
+                await self._stage()
+            if self.held.has_staged:
+                batch = self._take(staged=True)
+            elif self.held.has_fresh and not (self._spool and self._spool.usable):
+                batch = self._take(staged=False)
+        finally:
+            self._draining = bool(batch)
+        return batch
+
+    def spilled(self, batch: Sequence[Request], outcome: Delivered | None) -> None:
+        """The other peer has taken what was lent, or has not (None)."""
+        self._draining = False
+        if outcome is None:
+            self._give_back(batch)
+        else:
+            items = sum(r.items for r in batch)
+            refused = min(max(outcome.rejected_items, 0), items)
+            self.held.settle(batch)
+            self.account.spilled.add(items - refused, sum(r.size for r in batch))
+            if refused:
+                self.account.reject("partial_success", refused, 0)
+                self._last_drop_s = self._clock()
+        self._settled()
+        self._wake.set()
+
+    def _ended(self) -> None:
+        self._calls -= 1
+        self._wake.set()
+        self._settled()
+
+    def _settled(self) -> None:
+        if self._spool is not None:
+            if self.held.loans.to_acknowledge:
+                self._spool.noticed()
+            else:
+                self._spool.settled()
 
     async def _send(self, batch: list[Request]) -> bool:
         """Send `batch`, in parts where it is rejected; whether the peer still takes data."""
         # Export*ServiceRequest is one repeated field, so joined encodings of one signal are one
         # request: batching never decodes.
         body = batch[0].body if len(batch) == 1 else b"".join(r.body for r in batch)
+        if self._gate is not None and any(r.flags for r in batch):
+            signal, gate = self.account.signal, self._gate
+            body = b"".join(gate.body(signal, r) if r.flags else r.body for r in batch)
         started_s = self._clock()
         outcome = await self._export(body)
         match outcome:
@@ -270,7 +426,7 @@ class Queue:
         except Exception as error:  # noqa: BLE001 - whatever a peer's bytes may bring to light
             # A bug of ours, found by a peer that would find it again after every restart, while
             # what is in RAM would be lost by each.
-            if self._failing_since_s is None:
+            if not self.breaker.failing:
                 _log.error("a client failed", **self._names(), exc_info=error)
             return Retry(f"our client failed: {error!r}")
 
@@ -278,21 +434,22 @@ class Queue:
         """Send one after the other; once the peer takes no more, the rest goes back."""
         for at, batch in enumerate(batches):
             if not await self._send(batch):
-                self._put_back([request for later in batches[at + 1 :] for request in later])
+                self._give_back([request for later in batches[at + 1 :] for request in later])
                 return False
         return True
 
     def _cut(self, request: Request) -> list[Request]:
         """The pieces of a request in flight, in flight in its place."""
         pieces = cut(self.account.signal, request)
-        del self._in_flight[request.order]
-        self._in_flight.update((piece.order, piece) for piece in pieces)
+        if len(pieces) > 1:
+            self.held.replace(request, pieces)
         return pieces
 
     def _delivered(self, batch: Sequence[Request], outcome: Delivered, started_s: float) -> None:
         items = sum(r.items for r in batch)
         size = sum(r.size for r in batch)
-        self._settle(batch)
+        backlog = batch[0].staged
+        self.held.settle(batch)
         refused = min(max(outcome.rejected_items, 0), items)
         # The peer took the bytes; only items can be told apart in a partial success.
         self.account.delivered.add(items - refused, size)
@@ -305,10 +462,12 @@ class Queue:
                 rejected_items=outcome.rejected_items, message=outcome.message,
             )  # fmt: skip
         self._peer.succeeded(outcome.latency_s, self._unix_nano())
-        self._recovered(started_s)
+        if backlog:
+            self._pace.acknowledged(outcome.latency_s)
+        self._answered(started_s)
 
     def _rejected(self, request: Request, outcome: Rejected, started_s: float) -> None:
-        self._settle([request])
+        self.held.settle([request])
         self.account.reject(outcome.code, request.items, request.size)
         self._last_drop_s = self._clock()
         self._peer.failed(f"{outcome.code}: {outcome.message}")
@@ -317,50 +476,48 @@ class Queue:
             **self._culprit(request), message=outcome.message,
         )  # fmt: skip
         # It answered: whatever else waits deserves its own try at once.
-        self._recovered(started_s)
+        self._answered(started_s)
 
     def _complain(self, event: str, code: str, **fields: Any) -> None:
-        """Log a loss by the peer's word; the same one again at most every COMPLAINT_S."""
+        """Log a loss by the peer's word; the same one, of the same service, again at most every
+        COMPLAINT_S."""
         now = self._clock()
-        logged_s, unsaid = self._complaints.get(code, (-math.inf, 0))
+        whose = (code, fields.get("service", ""))
+        logged_s, unsaid = self._complaints.get(whose, (-math.inf, 0))
         if now - logged_s < COMPLAINT_S:
-            self._complaints[code] = (logged_s, unsaid + 1)
+            self._complaints[whose] = (logged_s, unsaid + 1)
             return
-        self._complaints[code] = (now, 0)
+        if len(self._complaints) >= _MAX_COMPLAINTS:
+            self._complaints.clear()
+        self._complaints[whose] = (now, 0)
         more: dict[str, Any] = {"since_last": unsaid} if unsaid else {}
         _log.error(event, **self._names(), code=code, **fields, **more)
 
-    def _recovered(self, started_s: float) -> None:
+    def _answered(self, started_s: float) -> None:
         """The peer has answered a call that began at `started_s`."""
-        if self._failing_since_s is None:
+        now = self._clock()
+        outage_s = self.breaker.answered(started_s, now)
+        if outage_s is not None:
+            _log.info(
+                "delivering again",
+                **self._names(), after_s=round(outage_s, 1), waiting_items=self.held.items,
+            )  # fmt: skip
+            if self.held.has_backlog:
+                self._pace.begin(outage_s, now, self._jitter())
+        if not self.breaker.failing:
             self._dropping = False
-            return
-        if started_s < self._failed_s:
-            # Two lanes: what the peer said since, on the other, is its newer word.
-            return
-        _log.info(
-            "delivering again",
-            **self._names(),
-            after_s=round(self._clock() - self._failing_since_s, 1), waiting_items=self._items,
-        )  # fmt: skip
-        self._failures = 0
-        self._failing_since_s = None
-        self._not_before_s = 0.0
-        self._dropping = False
 
     def _failed(self, batch: Sequence[Request], outcome: Retry | Denied, started_s: float) -> None:
-        now = self._clock()
-        first = self._failing_since_s is None
-        if self._failing_since_s is None:
-            self._failing_since_s = now
-        if first or started_s >= self._failed_s:
-            # Calls that were open together and fail together are one failure.
-            self._failures += 1
-            self._failed_s = now
-        error, delay_s = self._after(outcome, now - self._failing_since_s)
+        first = not self.breaker.failing
+        delay_s = self.breaker.failed(outcome, started_s, self._clock(), self._jitter())
         if self._closing:
-            # Seconds are left: hints and backoff are for those who have time.
+            self.breaker.hurry(self._clock())
             delay_s = min(delay_s, CLOSING_RETRY_S)
+        match outcome:
+            case Retry(error, _):
+                pass
+            case Denied(code, message):
+                error = f"{code}: {message}"
         if first:
             event = "keeping it" if self.policy.retry else "dropping it (retry.enabled: false)"
             _log.warning(
@@ -368,60 +525,51 @@ class Queue:
                 **self._names(), error=error, retry_in_s=round(delay_s, 1),
             )  # fmt: skip
         self._peer.failed(error)
-        self._not_before_s = max(self._not_before_s, now + delay_s)
+        if batch[0].staged:
+            self._pace.refused()
         if self.policy.retry:
-            self._put_back(batch)
+            self._give_back(batch)
             self._memory.make_room()
         else:
-            self._settle(batch)
+            self.held.settle(batch)
             for request in batch:
                 self._drop("retry_disabled", request)
 
-    def _after(self, outcome: Retry | Denied, failing_s: float) -> tuple[str, float]:
-        """Why an attempt failed and the seconds until the next."""
-        backoff = self.policy.backoff
-        match outcome:
-            case Retry(reason, None) if failing_s < self.policy.max_elapsed_s:
-                return reason, backoff.delay_s(self._failures, self._jitter())
-            case Retry(reason, after_s):
-                # The peer's own hint is obeyed however long; an outage is probed steadily.
-                return reason, backoff.max_s if after_s is None else after_s
-            case Denied(code, message):
-                # Credentials are mended by a person: probe, do not hammer.
-                return f"{code}: {message}", backoff.max_s
-
-    def _put_back(self, batch: Sequence[Request]) -> None:
-        for request in batch:
-            del self._in_flight[request.order]
-        self._waiting = deque(sorted((*self._waiting, *batch), key=lambda r: r.order))
-
-    def _settle(self, batch: Sequence[Request]) -> None:
-        for request in batch:
-            del self._in_flight[request.order]
-            self._release(request)
+    def _give_back(self, batch: Sequence[Request]) -> None:
+        self.held.give_back(batch)
+        if batch and batch[0].staged:
+            # It is read again, in order, when its time has come.
+            self.held.unstage()
 
     # What /health and /metrics read
 
     @property
     def items(self) -> int:
         """Items held, in flight ones included."""
-        return self._items
+        return self.held.items
 
     @property
     def bytes(self) -> int:
         """Bytes held as encoded, in flight ones included."""
-        return self._bytes
+        return self.held.bytes
+
+    @property
+    def ram_bytes(self) -> int:
+        """Bytes of bodies in RAM."""
+        return self.held.ram_bytes
 
     @property
     def last_error(self) -> str:
         """Why the last attempt failed, empty when it did not."""
-        return self._peer.error if self._failures else ""
+        return self._peer.error if self.breaker.failing else ""
 
     def oldest_age_s(self) -> float:
         """Seconds since the oldest held request was admitted, 0 when empty."""
-        first = (self._waiting[0],) if self._waiting else ()
-        oldest = min((r.admitted_s for r in (*self._in_flight.values(), *first)), default=None)
-        return 0.0 if oldest is None else self._clock() - oldest
+        oldest_s = self.held.oldest_s()
+        age_s = 0.0 if oldest_s is None else self._clock() - oldest_s
+        if self._spool is not None and self.held.in_ring:
+            age_s = max(age_s, self._spool.oldest_age_s(self.held.queue))
+        return age_s
 
     def last_drop_age_s(self) -> float | None:
         """Seconds since something was last lost here, None if nothing ever was."""

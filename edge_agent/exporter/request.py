@@ -1,12 +1,13 @@
 """One request in a queue, and its pieces where a peer takes no request that large. Pure."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_agent.otlp.batch import service_names
 from edge_agent.otlp.signal import Signal
 from edge_agent.otlp.split import halves, split
 from edge_agent.otlp.walk import MalformedError, TooLargeError
+from edge_agent.ring.record import Ref
 
 # Up to here a request is cut by its items, however large the Resource is that each piece repeats.
 # Above, that could fill memory: there a Resource must leave room.
@@ -15,12 +16,27 @@ _MAX_NAMES = 5
 _MAX_NAME_CHARS = 100
 
 
+# A flag of requests: admitted while the time of day was not known.
+UNSYNCHRONISED = 1
+
+
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """When something was admitted, by both clocks, and what is to be known of that."""
+
+    unix_nano: int
+    boottime_nano: int
+    flags: int
+
+
+@dataclass(slots=True)
 class Request:
     """One encoded Export request as it was admitted, or a piece of one.
 
     `size` is what the ledger counts: the bytes that were admitted, of which pieces have a share
     each. `order` sorts by admission; it is that of the whole in front of a piece's own number.
+    `unix_nano` and `boottime_nano` are those of admission, where they were taken then. `ref` is
+    where the ring has it, None where only RAM does; `staged` says that it was read from there.
     """
 
     body: bytes
@@ -28,6 +44,15 @@ class Request:
     size: int
     order: tuple[int, ...]
     admitted_s: float
+    unix_nano: int = 0
+    boottime_nano: int = 0
+    flags: int = 0
+    ref: Ref | None = None
+    staged: bool = False
+    # False for pieces, which the ring's entry does not stand for.
+    whole: bool = True
+    # Settled, or cut.
+    gone: bool = False
 
 
 def cut(signal: Signal, request: Request) -> list[Request]:
@@ -62,7 +87,8 @@ def _pieces(request: Request, cut: Callable[[], list[tuple[bytes, int]]]) -> lis
         last = number == len(parts) - 1
         size = left if last else request.size * len(body) // total
         left -= size
-        pieces.append(Request(body, items, size, (*request.order, number), request.admitted_s))
+        order = (*request.order, number)
+        pieces.append(replace(request, body=body, items=items, size=size, order=order, whole=False))
     return pieces
 
 

@@ -54,7 +54,8 @@ class Buffer:
     """All that is held. Slots count against the point at which dropping begins.
 
     `seconds_to_loss` and `last_drop_age_s` are None where there is nothing to tell. `usable` is
-    whether held data can go where it is kept, `ram_full` whether RAM takes no more.
+    whether held data can go where it is kept, and `problem` why not; `ram_full` whether RAM takes
+    no more.
     """
 
     current_slots: int
@@ -68,6 +69,7 @@ class Buffer:
     dropped_spans: int
     last_drop_age_s: float | None
     usable: bool = True
+    problem: str = ""
     ram_full: bool = False
 
     @property
@@ -199,6 +201,7 @@ def _buffer(buffer: Buffer) -> dict[str, Any]:
     else:
         status = "healthy"
     to_loss = buffer.seconds_to_loss
+    problem = {"error": buffer.problem} if buffer.problem else {}
     return {
         "status": status,
         "current_size": buffer.current_slots,
@@ -211,6 +214,7 @@ def _buffer(buffer: Buffer) -> dict[str, Any]:
         "oldest_age_seconds": _number(buffer.oldest_age_s),
         "seconds_to_loss": None if to_loss is None else int(to_loss),
         "durability": buffer.durability,
+        **problem,
         "queues": [
             {
                 "destination": queue.destination,

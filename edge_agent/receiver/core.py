@@ -11,19 +11,24 @@ leaves a choice, those of the OpenTelemetry Collector (PEERS: the oracle). Diffe
 """
 
 import json as json_text
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from edge_agent.ledger import Account
 from edge_agent.log import Log
 from edge_agent.otlp.batch import Admitted, Enricher, MalformedError, TooLargeError, split
 from edge_agent.otlp.signal import GRPC_PATHS, HTTP_PATHS, Signal
 from edge_agent.otlp.status import Code, Status, encode_status
+from edge_agent.receiver.complaints import Complaints
 
 # One message, uncompressed: gRPC's default limit, and what every peer takes.
 MAX_REQUEST_BYTES = 4 << 20
 # How long a sender that was turned away should wait: a queue's next call takes about as long.
 RETRY_AFTER_S = 5.0
+# Of what a sender says of itself.
+MAX_SENDER_CHARS = 100
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 # What a body may be packed in. `identity` and nothing are the same.
 CODINGS = ("identity", "gzip")
@@ -34,14 +39,28 @@ _HTTP_SIGNALS = {path: signal for signal, path in HTTP_PATHS.items()}
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 
 
+class Durable(Protocol):
+    """A future of whether a request is on disk."""
+
+    def __await__(self) -> Generator[object, None, bool]:
+        """Whether it is."""
+        ...
+
+    def add_done_callback(self, call: Callable[[Any], object], /) -> None:
+        """Call `call` when that is known."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """The request is in the queues; answer with an empty message. `items` is 0 where nothing was
-    in it, or nothing is left."""
+    in it, or nothing is left. With `durable` it is so only once that comes true: ask
+    `Core.when_durable`."""
 
     signal: Signal
     body: bytes
     items: int
+    durable: Durable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +76,11 @@ class Refused:
 class Core:
     """The rules of the receiver. One for both servers.
 
-    `signals` are the enabled ones. `offer` puts (signal, request, items) into the queues, or says
-    that they push back. `accounts` are the ledger's, by signal: what is left out here is accepted
-    and settled there at once.
+    `signals` are the enabled ones. `offer` puts the pieces (request, items) of one request into the
+    queues, all or none: whether it has, or a future of that. A piece is at most `max_piece_bytes`,
+    and a request with an item larger than that is refused. `accounts` are the ledger's, by signal:
+    what is left out here is accepted and settled there at once. `clock` is in seconds and never
+    goes back.
     """
 
     def __init__(
@@ -69,17 +90,21 @@ class Core:
         signals: frozenset[Signal],
         validate: str,
         sample_rate: float,
-        offer: Callable[[Signal, bytes, int], bool],
+        offer: Callable[[Signal, Sequence[tuple[bytes, int]]], bool | Durable],
+        max_piece_bytes: int = MAX_REQUEST_BYTES,
         accounts: Mapping[Signal, Sequence[Account]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._enricher = enricher
         self._signals = signals
         self._full = validate == "full"
         self._sample_rate = sample_rate
         self._offer = offer
+        self._max_piece_bytes = max_piece_bytes
         self._accounts = accounts
         self._said_loop = False
-        self._said: set[Signal] = set()
+        self._clock = clock
+        self._complaints = Complaints()
         # How many requests were refused, by code: /metrics shows it.
         self.refusals: dict[Code, int] = {}
 
@@ -132,28 +157,54 @@ class Core:
             )
         return signal
 
-    def take(self, signal: Signal, body: bytes, *, json: bool = False) -> Accepted | Refused:
-        """Validate, enrich, sample, count and offer `body`, uncompressed."""
+    def take(
+        self, signal: Signal, body: bytes, *, json: bool = False, sender: str = ""
+    ) -> Accepted | Refused:
+        """Validate, enrich, sample, count and offer `body`, uncompressed; `sender` is what is known
+        of who sent it, for the log."""
         if len(body) > MAX_REQUEST_BYTES:
             return self.too_large(len(body))
         try:
             admitted = self._admit(signal, body, json=json)
-            pieces = [(admitted.body, admitted.items)]
-            if len(admitted.body) > MAX_REQUEST_BYTES:
-                pieces = split(signal, admitted.body, MAX_REQUEST_BYTES)
+            pieces = [(admitted.body, admitted.items)] if admitted.items else []
+            if pieces and len(admitted.body) > self._max_piece_bytes:
+                pieces = split(signal, admitted.body, self._max_piece_bytes)
         except MalformedError as error:
-            return self._malformed(signal, str(error))
+            return self.malformed(signal, str(error), sender)
         except TooLargeError as error:
             return self.refuse(Code.RESOURCE_EXHAUSTED, 413, str(error))
-        largest = max(len(piece) for piece, _ in pieces)
-        if largest > MAX_REQUEST_BYTES:
-            # Nobody would ever take it: better said now than lost later.
-            return self.too_large(largest)
-        if not all(self._offer(signal, piece, items) for piece, items in pieces if items):
+        largest = max((len(piece) for piece, _ in pieces), default=0)
+        if largest > self._max_piece_bytes:
+            # Nobody would ever take or keep it: better said now than lost later.
+            return self.refuse(
+                Code.RESOURCE_EXHAUSTED,
+                413,
+                f"one item with its Resource takes {largest} bytes, more than"
+                f" {self._max_piece_bytes}",
+            )
+        offered = self._offer(signal, pieces) if pieces else True
+        if offered is False:
             return self.overloaded()
+        if offered is True:
+            self._left_out(signal, admitted)
+            return Accepted(signal, admitted.body, admitted.items)
+
+        def known(saved: Any) -> None:
+            if saved.result():
+                self._left_out(signal, admitted)
+
+        offered.add_done_callback(known)
+        return Accepted(signal, admitted.body, admitted.items, offered)
+
+    async def when_durable(self, accepted: Accepted) -> Accepted | Refused:
+        """What has become of a request that waited for the disk."""
+        if accepted.durable is None or await accepted.durable:
+            return accepted
+        return self.overloaded("cannot be written to the disk now")
+
+    def _left_out(self, signal: Signal, admitted: Admitted) -> None:
         self._settle(signal, "loop", admitted.looped_items, admitted.looped_bytes)
         self._settle(signal, "", admitted.sampled_out_items, admitted.sampled_out_bytes)
-        return Accepted(signal, admitted.body, admitted.items)
 
     def _admit(self, signal: Signal, body: bytes, *, json: bool) -> Admitted:
         """`body` read, validated and enriched; raises MalformedError and TooLargeError."""
@@ -162,17 +213,24 @@ class Core:
             from edge_agent.otlp.json import to_protobuf
 
             body = to_protobuf(signal, body)
+        admitted = self._enricher.admit(signal, body, sample_rate=self._sample_rate)
         if self._full:
             from edge_agent.otlp.validate import full
 
+            # Behind the walk, which bounds how much there is to look at.
             full(signal, body)
-        return self._enricher.admit(signal, body, sample_rate=self._sample_rate)
+        return admitted
 
-    def _malformed(self, signal: Signal, message: str) -> Refused:
-        # Once a signal: a sender that does it wrong does it with every request.
-        say = _log.debug if signal in self._said else _log.warning
-        self._said.add(signal)
-        say("refused a malformed request", signal=signal.value, error=message)
+    def malformed(self, signal: Signal, message: str, sender: str) -> Refused:
+        """Nothing that could be read: logged with what is known of its sender, which alone can mend
+        it. Servers use it for what they cannot unpack."""
+        about = {"signal": signal.value, "sender": sender or "unknown", "error": message}
+        unsaid = self._complaints.due(signal, sender, self._clock())
+        if unsaid is None:
+            _log.debug("refused a malformed request", **about)
+        else:
+            more = {"not_logged": unsaid} if unsaid else {}
+            _log.warning("refused a malformed request", **about, **more)
         return self.refuse(Code.INVALID_ARGUMENT, 400, message)
 
     def _settle(self, signal: Signal, dropped_for: str, items: int, size: int) -> None:

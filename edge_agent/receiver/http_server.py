@@ -6,11 +6,13 @@ next request is read, so a request costs no task and no future.
 """
 
 import ssl
+from collections.abc import Awaitable
 
 from edge_agent.otlp.signal import Signal
 from edge_agent.otlp.status import Code
 from edge_agent.receiver.core import (
     MAX_REQUEST_BYTES,
+    MAX_SENDER_CHARS,
     Accepted,
     Core,
     Refused,
@@ -67,9 +69,15 @@ class HttpReceiver:
                 refused = self._core.refuse(Code.INVALID_ARGUMENT, status, text)
         return _response(head, refused)
 
-    def respond(self, request: Request) -> Response:
-        """The answer to `request`."""
-        return _response(request, self._take(request))
+    def respond(self, request: Request) -> Response | Awaitable[Response]:
+        """The answer to `request`: at once, or once it is on disk where that was asked for."""
+        outcome = self._take(request)
+        if isinstance(outcome, Accepted) and outcome.durable is not None:
+            return self._respond_later(request, outcome)
+        return _response(request, outcome)
+
+    async def _respond_later(self, request: Request, accepted: Accepted) -> Response:
+        return _response(request, await self._core.when_durable(accepted))
 
     def _signal(self, head: Head | Request) -> Signal | Refused:
         headers = head.headers
@@ -82,14 +90,18 @@ class HttpReceiver:
         if isinstance(signal, Refused):
             return signal
         body = request.body
+        # A word of the sender's own, for the log.
+        sender = f"http {request.headers.get('user-agent', '')[:MAX_SENDER_CHARS]}".rstrip()
         if coding(request.headers.get("content-encoding")) == "gzip":
             try:
                 body = gunzip(body, MAX_REQUEST_BYTES)
             except TooLargeError:
                 return self._core.too_large()
             except CompressionError as error:
-                return self._core.refuse(Code.INVALID_ARGUMENT, 400, str(error))
-        return self._core.take(signal, body, json=is_json(request.headers.get("content-type")))
+                return self._core.malformed(signal, str(error), sender)
+        return self._core.take(
+            signal, body, json=is_json(request.headers.get("content-type")), sender=sender
+        )
 
 
 def _response(head: Head | Request, outcome: Accepted | Refused) -> Response:
