@@ -24,6 +24,7 @@ from edge_agent.state import InUseError, StateDirectory, open_state
 from edge_agent.stop import StopRequest
 from edge_agent.transport.loopback import is_loopback
 from edge_agent.transport.server_tls import PemFile, server_context
+from edge_agent.transport.turns import Turns
 
 EXIT_DIED = 1
 EXIT_IN_USE = 75
@@ -156,6 +157,7 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> dict[st
             ),
         )
     ]
+    turns = Turns(asyncio.get_running_loop().call_soon)
     in_the_open: dict[str, str] = {}
     if receiver.enabled and parts.signals:
         for key, address, serve, alpn in (
@@ -171,7 +173,13 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> dict[st
             if tls is None and not is_loopback(address.host):
                 in_the_open[key] = str(address)
             receive = partial(
-                serve, parts.core, parts.budget, host=address.host, port=address.port, tls=tls
+                serve,
+                parts.core,
+                parts.budget,
+                host=address.host,
+                port=address.port,
+                tls=tls,
+                turns=turns,
             )
             wanted.append((key, receive))
     if in_the_open:

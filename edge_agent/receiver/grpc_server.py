@@ -23,6 +23,7 @@ from edge_agent.transport.budget import Budget
 from edge_agent.transport.compression import CompressionError, TooLargeError, gunzip
 from edge_agent.transport.http2_server import Limits, Reply, Server
 from edge_agent.transport.http2_server import serve as serve_http2
+from edge_agent.transport.turns import Turns
 
 LIMITS = Limits()
 _HEADERS: grpc.Headers = ((b":status", b"200"), (b"content-type", b"application/grpc"))
@@ -176,12 +177,14 @@ async def serve(
     port: int,
     tls: ssl.SSLContext | None = None,
     limits: Limits = LIMITS,
+    turns: Turns | None = None,
 ) -> Server[Head]:
     """Receive OTLP over gRPC on `host` and `port` (0 takes a free one).
 
     "localhost" means both loopback families. Bodies take their room from `budget` before they are
-    read. Raises OSError, which names the address, when it cannot listen.
+    read; both receivers are to have the same `turns`. Raises OSError, which names the address, when
+    it cannot listen.
     """
     return await serve_http2(
-        GrpcReceiver(core), budget, host=host, port=port, tls=tls, limits=limits
+        GrpcReceiver(core), budget, host=host, port=port, tls=tls, limits=limits, turns=turns
     )

@@ -30,6 +30,7 @@ from edge_agent.transport.http1 import (
     Server,
 )
 from edge_agent.transport.http1 import serve as serve_http1
+from edge_agent.transport.turns import Turns
 
 # Senders are on this machine, or at the other end of a LAN: ten seconds without a byte are an end.
 LIMITS = Limits(
@@ -115,11 +116,13 @@ async def serve(
     port: int,
     tls: ssl.SSLContext | None = None,
     limits: Limits = LIMITS,
+    turns: Turns | None = None,
 ) -> Server:
     """Receive OTLP over HTTP on `host` and `port` (0 takes a free one).
 
     "localhost" means both loopback families. Bodies take their room from `budget` before they are
-    read. Raises OSError, which names the address, when it cannot listen.
+    read; both receivers are to have the same `turns`. Raises OSError, which names the address, when
+    it cannot listen.
     """
     receiver = HttpReceiver(core)
     return await serve_http1(
@@ -131,4 +134,5 @@ async def serve(
         admit=receiver.admit,
         refuse=receiver.refuse,
         budget=budget,
+        turns=turns,
     )

@@ -399,12 +399,14 @@ class _Connection(asyncio.BufferedProtocol):
 class Server:
     """Listening sockets and the connections they let in. Made by `serve`."""
 
-    def __init__(self, respond: Respond, limits: Limits, budget: Budget | None) -> None:
+    def __init__(
+        self, respond: Respond, limits: Limits, budget: Budget | None, turns: Turns
+    ) -> None:
         self.draining = False
         self.respond = respond
         self.limits = limits
         self.budget = budget
-        self.turns = Turns(asyncio.get_running_loop().call_soon)
+        self.turns = turns
         # One for all: what comes in is looked at, and kept elsewhere, before the next read.
         # A view, because asyncio's TLS fills slices of it.
         self.buffer = memoryview(bytearray(_READ_BYTES))
@@ -475,16 +477,19 @@ async def serve(
     admit: Admit | None = None,
     refuse: Refuse | None = None,
     budget: Budget | None = None,
+    turns: Turns | None = None,
 ) -> Server:
     """Answer HTTP requests on `host` and `port` (0 takes a free one) with `respond`.
 
     "localhost" means both loopback families on one port. `admit` sees a head and its
     Content-Length (None where chunked) before the body is read, and may answer it instead.
     `refuse` gives the server's own refusals, of a request whose head is known, the application's
-    form. Bodies take their room from `budget` before they are read, until they are answered. An
-    exception in `respond` is a 500 and an error in the log. Raises OSError when it cannot listen.
+    form. Bodies take their room from `budget` before they are read, until they are answered.
+    Servers that are given the same `turns` share the loop as one. An exception in `respond` is a
+    500 and an error in the log. Raises OSError when it cannot listen.
     """
-    server = Server(respond, limits, budget)
+    turns = turns or Turns(asyncio.get_running_loop().call_soon)
+    server = Server(respond, limits, budget, turns)
 
     def reader(peer: str) -> RequestReader:
         return RequestReader(limits, peer, admit=admit, refuse=refuse, budget=budget)

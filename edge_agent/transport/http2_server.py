@@ -17,12 +17,12 @@ __all__ = ["Calls", "Limits", "Reply", "Server", "serve"]
 class Server(Generic[Head]):
     """Listening sockets and the connections they let in. Made by `serve`."""
 
-    def __init__(self, calls: Calls[Head], budget: Budget, limits: Limits) -> None:
+    def __init__(self, calls: Calls[Head], budget: Budget, limits: Limits, turns: Turns) -> None:
         self.calls = calls
         self.budget = budget
         self.limits = limits
         self.waiting = Waiting()
-        self.turns = Turns(asyncio.get_running_loop().call_soon)
+        self.turns = turns
         self.buffer = memoryview(bytearray(READ_BYTES))
         # Why connections, or calls on them, were ended by us: reason -> how often.
         self.closed: dict[str, int] = {}
@@ -82,12 +82,15 @@ async def serve(
     port: int,
     tls: ssl.SSLContext | None = None,
     limits: Limits,
+    turns: Turns | None = None,
 ) -> Server[Head]:
     """Answer unary gRPC calls on `host` and `port` (0 takes a free one).
 
-    "localhost" means both loopback families on one port. Raises OSError when it cannot listen.
+    "localhost" means both loopback families on one port. Servers that are given the same `turns`
+    share the loop as one. Raises OSError when it cannot listen.
     """
-    server = Server(calls, budget, limits)
+    turns = turns or Turns(asyncio.get_running_loop().call_soon)
+    server = Server(calls, budget, limits, turns)
     server.acceptor = Acceptor(
         await bind(host, port),
         lambda: Connection(server),

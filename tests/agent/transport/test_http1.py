@@ -12,6 +12,7 @@ import pytest
 
 from edge_agent.transport.budget import Budget
 from edge_agent.transport.http1 import Head, Limits, Request, Response, Server, plain, serve
+from edge_agent.transport.turns import Turns
 from tests.fakes import clock
 
 LIMITS = Limits(max_body_bytes=1000, max_connections=8)
@@ -561,7 +562,7 @@ async def test_a_client_far_ahead_lets_others_have_their_turn() -> None:
 
 
 def test_a_turn_ends_with_the_time_that_requests_take() -> None:
-    """Two of 30 ms are a turn, of all connections together; whoever waits is served in order."""
+    """Two of 30 ms are a turn, of all connections together, of servers that share it too."""
 
     async def busy() -> None:
         loop = asyncio.get_running_loop()
@@ -580,8 +581,12 @@ def test_a_turn_ends_with_the_time_that_requests_take() -> None:
             if len(served) < 16:
                 loop.call_soon(another)
 
-        async with running(slow) as server, AsyncExitStack() as stack:
-            wires = [await stack.enter_async_context(connected(server)) for _ in range(4)]
+        turns = Turns(loop.call_soon)
+        async with AsyncExitStack() as stack:
+            servers = [
+                await stack.enter_async_context(running(slow, turns=turns)) for _ in range(2)
+            ]
+            wires = [await stack.enter_async_context(connected(servers[n % 2])) for n in range(4)]
             for number, wire in enumerate(wires):
                 wire.writer.write(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number * 4)
             for number, wire in enumerate(wires):
