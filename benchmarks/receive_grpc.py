@@ -53,7 +53,7 @@ async def serve_ours(core: type[Core]) -> None:
         signals=frozenset(Signal),
         validate="structure",
         sample_rate=1.0,
-        offer=lambda _signal, _body, _items: True,
+        offer=lambda _signal, _pieces: True,
         accounts={},
     )
     server = await grpc_server.serve(taking, Budget(24 << 20), host="127.0.0.1", port=0)

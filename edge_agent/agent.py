@@ -93,6 +93,8 @@ async def _serve(config: Config, stop: StopRequest, state: StateDirectory) -> in
     if parts.sampler is not None:
         sampling = parts.sampler.run(config.telemetry.interval_s, parts.emit)
         sources.append(asyncio.create_task(sampling, name="sampler"))
+    if (spill := parts.spill()) is not None:
+        sources.append(asyncio.create_task(spill.run(), name="spill"))
     own_logs = None
     if ("collector", Signal.LOGS) in parts.destinations:
         own_logs = OwnLogs(

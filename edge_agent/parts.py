@@ -11,6 +11,7 @@ from edge_agent.exporter.memory import Memory
 from edge_agent.exporter.queue import Policy, Queue, Reachability
 from edge_agent.exporter.retry import Backoff
 from edge_agent.exporter.room import Room
+from edge_agent.exporter.spill import Spill
 from edge_agent.exporter.spool import Spool
 from edge_agent.health import report
 from edge_agent.health.process import Process
@@ -20,6 +21,7 @@ from edge_agent.host.identity import Identity, identify, instance_id
 from edge_agent.host.machine import Machine
 from edge_agent.host.sampler import Sample, Sampler
 from edge_agent.ledger import Ledger
+from edge_agent.opener import FLOORS as RING_FLOORS
 from edge_agent.opener import NUMBERS, Opener, boot_id
 from edge_agent.otlp.batch import Enricher
 from edge_agent.otlp.sampling import sample
@@ -144,6 +146,27 @@ class Parts:
             )
             self.memory.share(queue, floor)
             yield queue
+
+    def spill(self) -> Spill | None:
+        """What moves traces to the adapter, where there are both and it is asked for."""
+        config = self._config
+        number = NUMBERS["collector", Signal.TRACES]
+        for queue in self.queues:
+            if queue.held.queue == number and "adapter" in self.clients:
+                if config.adapter.spill == "never":
+                    return None
+                retry = config.collector.retry
+                return Spill(
+                    queue,
+                    self.clients["adapter"],
+                    mode=config.adapter.spill,
+                    backoff=Backoff(retry.initial_s, retry.max_s),
+                    drain_rate=config.collector.drain_bytes_per_s,
+                    share=lambda: self.spool.share(number, RING_FLOORS[number]),
+                    clock=time.monotonic,
+                    jitter=jitter,
+                )
+        return None
 
     def accept(self, signal: Signal, body: bytes, items: int) -> None:
         """Put one encoded request into every queue of `signal`; they share its bytes."""

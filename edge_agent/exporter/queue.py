@@ -40,6 +40,7 @@ JOIN_BYTES = 1 << 20
 REQUEST_BYTES = 4 << 20
 # One line in this time about what a peer refuses for the same reason.
 COMPLAINT_S = 300.0
+_MAX_COMPLAINTS = 64
 # A ring that has a backlog and does not give it out is asked again after this.
 _UNREADABLE_S = 5.0
 
@@ -125,8 +126,8 @@ class Queue:
         self._closing = False
         self._last_drop_s: float | None = None
         self._dropping = False
-        # What the peer has against our data: when it was last logged, and how often since.
-        self._complaints: dict[str, tuple[float, int]] = {}
+        # What the peer has against whose data: when it was last logged, and how often since.
+        self._complaints: dict[tuple[str, str], tuple[float, int]] = {}
         if spool is not None:
             spool.attach(self)
 
@@ -324,9 +325,46 @@ class Queue:
         else:
             self.held.stage(record, spool.admitted_s(record))
 
+    async def lend(self) -> list[Request]:
+        """A batch of what waits in the ring, or in RAM where the ring cannot be used, for another
+        peer; `spilled` says what became of it. Nothing is sent from the ring meanwhile."""
+        if self._draining or self._closing:
+            return []
+        self._draining = True
+        batch: list[Request] = []
+        try:
+            if self.held.has_backlog and not self.held.has_staged:
+                await self._stage()
+            if self.held.has_staged:
+                batch = self._take(staged=True)
+            elif self.held.has_fresh and not (self._spool and self._spool.usable):
+                batch = self._take(staged=False)
+        finally:
+            self._draining = bool(batch)
+        return batch
+
+    def spilled(self, batch: Sequence[Request], outcome: Delivered | None) -> None:
+        """The other peer has taken what was lent, or has not (None)."""
+        self._draining = False
+        if outcome is None:
+            self._give_back(batch)
+        else:
+            items = sum(r.items for r in batch)
+            refused = min(max(outcome.rejected_items, 0), items)
+            self.held.settle(batch)
+            self.account.spilled.add(items - refused, sum(r.size for r in batch))
+            if refused:
+                self.account.reject("partial_success", refused, 0)
+                self._last_drop_s = self._clock()
+        self._settled()
+        self._wake.set()
+
     def _ended(self) -> None:
         self._calls -= 1
         self._wake.set()
+        self._settled()
+
+    def _settled(self) -> None:
         if self._spool is not None:
             if self.held.loans.to_acknowledge:
                 self._spool.noticed()
@@ -414,13 +452,17 @@ class Queue:
         self._answered(started_s)
 
     def _complain(self, event: str, code: str, **fields: Any) -> None:
-        """Log a loss by the peer's word; the same one again at most every COMPLAINT_S."""
+        """Log a loss by the peer's word; the same one, of the same service, again at most every
+        COMPLAINT_S."""
         now = self._clock()
-        logged_s, unsaid = self._complaints.get(code, (-math.inf, 0))
+        whose = (code, fields.get("service", ""))
+        logged_s, unsaid = self._complaints.get(whose, (-math.inf, 0))
         if now - logged_s < COMPLAINT_S:
-            self._complaints[code] = (logged_s, unsaid + 1)
+            self._complaints[whose] = (logged_s, unsaid + 1)
             return
-        self._complaints[code] = (now, 0)
+        if len(self._complaints) >= _MAX_COMPLAINTS:
+            self._complaints.clear()
+        self._complaints[whose] = (now, 0)
         more: dict[str, Any] = {"since_last": unsaid} if unsaid else {}
         _log.error(event, **self._names(), code=code, **fields, **more)
 

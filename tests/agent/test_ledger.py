@@ -34,6 +34,7 @@ def test_rows_name_every_outcome_and_reason_once() -> None:
     account.reject("internal", 3, 4)
     assert list(account.rows()) == [
         ("accepted", "", Tally()),
+        ("accepted", "restored", Tally()),
         ("delivered", "", Tally()),
         ("sampled_out", "", Tally()),
         ("spilled", "", Tally()),

@@ -21,7 +21,7 @@ async def _serve() -> None:
         signals=frozenset(Signal),
         validate="structure",
         sample_rate=1.0,
-        offer=lambda _signal, _body, _items: True,
+        offer=lambda _signal, _pieces: True,
         accounts={},
     )
     budget = Budget(BUDGET_BYTES)

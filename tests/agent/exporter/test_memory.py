@@ -81,7 +81,7 @@ def test_a_holder_within_its_floor_never_loses(
 ) -> None:
     """Floors add up to one at most; whoever stays below keeps everything."""
     holders = [(Held(*sizes), floor) for sizes, floor in shares]
-    within = [h for h, floor in holders if h.bytes <= int(floor * max_bytes)]
+    within = [h for h, floor in holders if h.ram_bytes <= int(floor * max_bytes)]
     memory = shared(max_bytes, *holders)
     memory.make_room()
     assert memory.bytes <= max_bytes

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -26,11 +26,11 @@ class Queues:
     full: bool = False
     taken: list[tuple[Signal, bytes, int]] = field(default_factory=list)
 
-    def offer(self, signal: Signal, body: bytes, items: int) -> bool:
+    def offer(self, signal: Signal, pieces: Sequence[tuple[bytes, int]]) -> bool:
         """What the core calls."""
         if self.full:
             return False
-        self.taken.append((signal, body, items))
+        self.taken += [(signal, body, items) for body, items in pieces]
         return True
 
     @property

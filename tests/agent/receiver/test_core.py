@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -47,10 +48,10 @@ class Receiver:
             **settings | changes,
         )
 
-    def _offer(self, signal: Signal, body: bytes, items: int) -> bool:
-        if len(self.offered) == self._room:
+    def _offer(self, signal: Signal, pieces: Sequence[tuple[bytes, int]]) -> bool:
+        if len(self.offered) + len(pieces) > self._room:
             return False
-        self.offered.append((signal, body, items))
+        self.offered += [(signal, body, items) for body, items in pieces]
         return True
 
 
