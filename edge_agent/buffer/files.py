@@ -14,11 +14,12 @@ from typing import BinaryIO
 
 from edge_agent.otlp.batch import count
 from edge_agent.otlp.json import to_protobuf
-from edge_agent.otlp.json_text import to_json
+from edge_agent.otlp.json_text import to_json, wire_type
+from edge_agent.otlp.schema import MESSAGES
 from edge_agent.otlp.signal import Signal
 from edge_agent.otlp.split import halves
-from edge_agent.otlp.validate import full
-from edge_agent.otlp.walk import MalformedError, TooLargeError
+from edge_agent.otlp.walk import FIRST, SECOND, MalformedError, TooLargeError, Walk
+from edge_agent.otlp.wire import WireError
 from edge_agent.settings import format_size
 
 _LENGTH = struct.Struct(">I")
@@ -31,6 +32,7 @@ _RESOURCES = {
     b"resourceSpans": Signal.TRACES,
     b"resourceLogs": Signal.LOGS,
 }
+_ITEMS = {Signal.METRICS: "Metric", Signal.TRACES: "Span", Signal.LOGS: "LogRecord"}
 
 
 class DamagedError(ValueError):
@@ -124,20 +126,28 @@ def _read_lines(file: BinaryIO, signal: Signal) -> Iterator[tuple[int, bytes]]:
 
 
 def _check_signal(signal: Signal, body: bytes) -> None:
-    """Raise MalformedError where `body` is of another signal.
+    """Raise MalformedError where the first item is one of another signal.
 
     Framed alike down to the items, traces pass for logs in everything but what is inside of these.
     """
-    if _is(signal, body):
-        return
-    for other in Signal:
-        if other is not signal and _is(other, body):
-            raise MalformedError(f"{other}, not {signal}")
+    if not _fits(signal, body):
+        other = next((s for s in Signal if s is not signal and _fits(s, body)), None)
+        raise MalformedError(f"not {signal}" if other is None else f"{other}, not {signal}")
 
 
-def _is(signal: Signal, body: bytes) -> bool:
+def _fits(signal: Signal, body: bytes) -> bool:
+    """Whether the first item's fields are of the types that those of `signal` have."""
+    walk, at, end = Walk(body), 0, len(body)
+    for depth, wanted in enumerate((FIRST, SECOND, SECOND)):
+        fields = walk.fields(at, end, depth, frozenset())
+        inner = next(((start, after) for key, _, start, after in fields if key == wanted), None)
+        if inner is None:
+            # The items are further behind, and nothing can be said without a search.
+            return True
+        at, end = inner
+    types = {field.number: wire_type(field.kind) for field in MESSAGES[_ITEMS[signal]]}
+    fields = walk.fields(at, end, len(_ITEMS), frozenset())
     try:
-        full(signal, body)
-    except (MalformedError, TooLargeError):
+        return all(types.get(key >> 3, key & 7) == key & 7 for key, _, _, _ in fields)
+    except (WireError, IndexError):
         return False
-    return True

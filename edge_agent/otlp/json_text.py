@@ -51,6 +51,13 @@ def to_json(signal: Signal, body: bytes) -> str:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
+def wire_type(kind: Kind) -> int:
+    """How a single value of `kind` is encoded."""
+    if kind in _SIZED:
+        return wire.LENGTH_DELIMITED
+    return _FIXED[kind][0] if kind in _FIXED else wire.VARINT
+
+
 class _Reading:
     """A request being read."""
 
@@ -82,22 +89,22 @@ class _Reading:
         return found
 
     def _values(
-        self, field: Field, wire_type: int, start: int, after: int, depth: int,
+        self, field: Field, its_type: int, start: int, after: int, depth: int,
         found: dict[str, Any],
     ) -> list[Any]:  # fmt: skip
         """What a field says: nothing in another wire type, several where it is packed."""
         kind = field.kind
         if kind in _SIZED:
-            if wire_type != wire.LENGTH_DELIMITED:
+            if its_type != wire.LENGTH_DELIMITED:
                 return []
             if kind is Kind.MESSAGE:
                 into = {} if field.repeated else found.get(field.json_name, {})
                 return [self.message(field.target, start, after, depth + 1, into)]
             return [_sized(kind, self._data[start:after])]
-        its_type, form = _FIXED.get(kind, (wire.VARINT, ""))
-        if wire_type == its_type:
+        form = _FIXED[kind][1] if kind in _FIXED else ""
+        if its_type == wire_type(kind):
             return [self._scalar(kind, form, start)[0]]
-        if wire_type != wire.LENGTH_DELIMITED or not field.repeated:
+        if its_type != wire.LENGTH_DELIMITED or not field.repeated:
             return []
         values = []
         at = start
