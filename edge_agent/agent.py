@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Protocol
 
 from edge_agent import __version__, log
-from edge_agent.clients import LOOPBACK
 from edge_agent.config import Config
 from edge_agent.health import report, server
 from edge_agent.health.sdnotify import Heartbeat, Notifier
@@ -23,6 +22,7 @@ from edge_agent.receiver import grpc_server, http_server
 from edge_agent.settings import ConfigError
 from edge_agent.state import InUseError, StateDirectory, open_state
 from edge_agent.stop import StopRequest
+from edge_agent.transport.loopback import is_loopback
 from edge_agent.transport.server_tls import PemFile, server_context
 
 EXIT_DIED = 1
@@ -89,7 +89,7 @@ async def _serve(config: Config, stop: StopRequest, state: StateDirectory) -> in
         asyncio.create_task(queue.run(), name=f"queue {queue.account.destination}")
         for queue in parts.queues
     ]
-    sources = []
+    sources = [asyncio.create_task(parts.gate.run(), name="clock")]
     if parts.sampler is not None:
         sampling = parts.sampler.run(config.telemetry.interval_s, parts.emit)
         sources.append(asyncio.create_task(sampling, name="sampler"))
@@ -156,6 +156,7 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> dict[st
             ),
         )
     ]
+    in_the_open: dict[str, str] = {}
     if receiver.enabled and parts.signals:
         for key, address, serve, alpn in (
             ("receiver.grpc", receiver.grpc, grpc_server.serve, "h2"),
@@ -167,18 +168,20 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> dict[st
                 PemFile("receiver.tls.client_ca", receiver.client_ca),
                 alpn=(alpn,),
             )
-            if tls is None and address.host not in LOOPBACK:
-                _log.warning(
-                    "receiving without TLS from other machines: whoever reaches this port can read"
-                    " and forge telemetry",
-                    setting=key,
-                    address=address,
-                    remedy="set receiver.tls, or listen on localhost",
-                )
+            if tls is None and not is_loopback(address.host):
+                in_the_open[key] = str(address)
             receive = partial(
                 serve, parts.core, parts.budget, host=address.host, port=address.port, tls=tls
             )
             wanted.append((key, receive))
+    if in_the_open:
+        _log.warning(
+            "receiving without TLS from other machines: who is on the way can read telemetry, and"
+            " anybody can forge it",
+            settings=",".join(in_the_open),
+            addresses=",".join(in_the_open.values()),
+            remedy="set receiver.tls, or listen on localhost",
+        )
     listeners: dict[str, Listener] = {}
     for key, listen in wanted:
         try:

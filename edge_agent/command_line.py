@@ -31,6 +31,9 @@ _LOAD_FLAGS = {
     "--items": ("N", "spans, data points or log records in a request (8)"),
     "--size": ("BYTES", "pad every item to about this size: 500, 2KiB (not padded)"),
     "--connections": ("N", "connections (4, with http/protobuf 16)"),
+    "--certificate": ("FILE", "PEM file of the authorities to trust (the system's)"),
+    "--client-certificate": ("FILE", "PEM file of our certificate; needs --client-key"),
+    "--client-key": ("FILE", "PEM file of its key"),
 }
 _LOAD_SWITCHES = {"--gzip": "compress requests"}
 # Those of `buffer`, beside --config.

@@ -187,6 +187,7 @@ def load(
     rules.files()
     rules.peers()
     rules.addresses()
+    rules.validation()
     rules.not_yet()
     rules.unread_variables()
     host_root = rules.host_root()

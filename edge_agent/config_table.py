@@ -379,7 +379,8 @@ SETTINGS = (
     Setting("receiver.http", ADDRESS, "localhost:4318", "where HTTP is taken", env="RECEIVER_HTTP"),
     Setting(
         "receiver.validate", _choice("structure", "full"), "structure",
-        "structure (the framing, down to the span) or full (UTF-8 and id lengths too)",
+        "structure (the framing, down to the span) or full (UTF-8 and id lengths too; with the"
+        " extra of that name)",
     ),
     Setting("receiver.tls.certificate", FILE, None, "PEM file; with it the receiver speaks TLS"),
     Setting("receiver.tls.key", FILE, None, "PEM file of its key"),

@@ -13,6 +13,7 @@ from edge_agent.exporter.retry import Backoff
 from edge_agent.exporter.room import Room
 from edge_agent.exporter.spill import Spill
 from edge_agent.exporter.spool import Spool
+from edge_agent.gate import Gate
 from edge_agent.health import report
 from edge_agent.health.process import Process
 from edge_agent.health.prometheus import Receivers, Seeds, exposition
@@ -20,6 +21,7 @@ from edge_agent.host.clock import BootClock
 from edge_agent.host.identity import Identity, identify, instance_id
 from edge_agent.host.machine import Machine
 from edge_agent.host.sampler import Sample, Sampler
+from edge_agent.host.synchronised import Synchronisation, correction
 from edge_agent.ledger import Ledger
 from edge_agent.opener import FLOORS as RING_FLOORS
 from edge_agent.opener import NUMBERS, Opener, boot_id
@@ -76,6 +78,7 @@ class Parts:
             boottime_nano=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             boot_id=booted,
         )
+        self.gate = Gate(Synchronisation(machine), correction)
         self._max_piece_bytes = budget(ring_bytes).record_bytes - _RECORD_OVERHEAD_BYTES
         self.memory = Memory(RAM_BYTES, clock=time.monotonic, press=self.spool.press)
         self.room = Room(self.memory, self.spool, strict=self.strict)
@@ -83,6 +86,7 @@ class Parts:
         self.destinations = frozenset(
             (queue.account.destination, queue.account.signal) for queue in self.queues
         )
+        self.gate.opened = self._opened
         self.signals = frozenset(signal for _, signal in self.destinations)
         self.identity = _identity(config, machine, state)
         self.budget = Budget(BUDGET_BYTES)
@@ -142,6 +146,7 @@ class Parts:
                 self.memory,
                 number=NUMBERS[destination, signal],
                 spool=self.spool,
+                gate=self.gate,
                 jitter=jitter,
             )
             self.memory.share(queue, floor)
@@ -170,9 +175,16 @@ class Parts:
 
     def accept(self, signal: Signal, body: bytes, items: int) -> None:
         """Put one encoded request into every queue of `signal`; they share its bytes."""
+        stamp = self.gate.stamp()
+        if stamp is not None:
+            body = self.gate.mark(signal, body)
         for queue in self.queues:
             if queue.account.signal is signal:
-                queue.put(body, items)
+                queue.put(body, items, stamp)
+
+    def _opened(self) -> None:
+        for queue in self.queues:
+            queue.opened()
 
     def _offer(self, signal: Signal, pieces: Sequence[tuple[bytes, int]]) -> bool | Durable:
         """Take what an app sends, all of it or nothing."""
@@ -180,18 +192,21 @@ class Parts:
         if self.memory.full(len(takers) * sum(len(body) for body, _ in pieces)):
             self.spool.press()
             return False
+        stamp = self.gate.stamp()
+        if stamp is not None:
+            pieces = [(self.gate.mark(signal, body), items) for body, items in pieces]
         if self.strict:
             return self.spool.admit(
                 [
                     (queue, request)
                     for queue in takers
                     for body, items in pieces
-                    for request in queue.requests(body, items)
+                    for request in queue.requests(body, items, stamp)
                 ]
             )
         for queue in takers:
             for body, items in pieces:
-                queue.put(body, items)
+                queue.put(body, items, stamp)
         return True
 
     def emit(self, taken: Sample) -> None:

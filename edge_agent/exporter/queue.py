@@ -21,17 +21,18 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from edge_agent.exporter.breaker import CLOSING_RETRY_S, Breaker
 from edge_agent.exporter.held import Held
 from edge_agent.exporter.memory import Memory
 from edge_agent.exporter.pace import Pace
-from edge_agent.exporter.request import Request, cut, fitted, senders
+from edge_agent.exporter.request import Request, Stamp, cut, fitted, senders
 from edge_agent.exporter.retry import Backoff, Client, Delivered, Denied, Outcome, Rejected, Retry
 from edge_agent.exporter.spool import Spool
 from edge_agent.ledger import Account
 from edge_agent.log import Log
+from edge_agent.otlp.signal import Signal
 from edge_agent.ring.record import Lost, Ref, Totals
 
 # A joined request stops growing here: a quarter of what every gRPC server takes by default.
@@ -87,6 +88,18 @@ class Reachability:
         self.error = error
 
 
+class Gate(Protocol):
+    """What holds data whose time is not known, and dates it on its way out (gate.py)."""
+
+    def wait_s(self) -> float:
+        """Seconds for which nothing is to be sent."""
+        ...
+
+    def body(self, signal: Signal, request: Request) -> bytes:
+        """What is sent for a request with flags."""
+        ...
+
+
 class Queue:
     """RAM and ring to peer, for one destination and signal. `run` does the sending.
 
@@ -103,6 +116,7 @@ class Queue:
         *,
         number: int = 0,
         spool: Spool | None = None,
+        gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
         unix_nano: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float],
@@ -113,6 +127,7 @@ class Queue:
         self._peer = reachability
         self._memory = memory
         self._spool = spool
+        self._gate = gate
         self._clock = clock
         self._unix_nano = unix_nano
         self._jitter = jitter
@@ -133,10 +148,10 @@ class Queue:
 
     # Admission
 
-    def put(self, body: bytes, items: int) -> None:
+    def put(self, body: bytes, items: int, stamp: Stamp | None = None) -> None:
         """Admit one encoded request of `items` items; the oldest leaves if there is no room."""
         self.account.accepted.add(items, len(body))
-        for request in self.requests(body, items):
+        for request in self.requests(body, items, stamp):
             if self._closing:
                 self._drop("shutdown", request)
             elif len(request.body) > self.policy.max_request_bytes:
@@ -152,10 +167,13 @@ class Queue:
             self._spool.noticed()
         self._wake.set()
 
-    def requests(self, body: bytes, items: int) -> list[Request]:
+    def requests(self, body: bytes, items: int, stamp: Stamp | None = None) -> list[Request]:
         """`body` as the queue and the ring take it, numbered: in pieces where it is large."""
         self._sequence += 1
         whole = Request(body, items, len(body), (self._sequence,), self._clock())
+        if stamp is not None:
+            whole.unix_nano, whole.boottime_nano = stamp.unix_nano, stamp.boottime_nano
+            whole.flags = stamp.flags
         pieces = fitted(self.account.signal, whole, self.policy.max_request_bytes)
         for piece in pieces:
             piece.whole = True
@@ -199,6 +217,10 @@ class Queue:
 
     def saved(self) -> None:
         """A commit has changed what we hold."""
+        self._wake.set()
+
+    def opened(self) -> None:
+        """The gate is open."""
         self._wake.set()
 
     def _say_dropping(self, event: str) -> None:
@@ -276,6 +298,8 @@ class Queue:
     def _next(self) -> tuple[float | None, bool]:
         """Seconds until a call may start (0 now, None until something happens), and whether it is
         one for the backlog."""
+        if self._gate is not None and (closed_s := self._gate.wait_s()) > 0:
+            return closed_s, False
         now = self._clock()
         lanes = 1 if self.breaker.failing else self.policy.lanes
         if self._calls >= lanes:
@@ -323,7 +347,7 @@ class Queue:
         if record is None:
             self._pace.pause(self._clock() + _UNREADABLE_S)
         else:
-            self.held.stage(record, spool.admitted_s(record))
+            self.held.stage(record, spool.admitted_s(record), this_boot=spool.is_this_boot(record))
 
     async def lend(self) -> list[Request]:
         """A batch of what waits in the ring, or in RAM where the ring cannot be used, for another
@@ -376,6 +400,9 @@ class Queue:
         # Export*ServiceRequest is one repeated field, so joined encodings of one signal are one
         # request: batching never decodes.
         body = batch[0].body if len(batch) == 1 else b"".join(r.body for r in batch)
+        if self._gate is not None and any(r.flags for r in batch):
+            signal, gate = self.account.signal, self._gate
+            body = b"".join(gate.body(signal, r) if r.flags else r.body for r in batch)
         started_s = self._clock()
         outcome = await self._export(body)
         match outcome:

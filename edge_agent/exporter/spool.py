@@ -382,6 +382,10 @@ class Spool:
         now_s = self._clock()
         return [now_s - self._age_s(record.boot_id, entry) for entry in record.entries]
 
+    def is_this_boot(self, record: Record) -> bool:
+        """Whether a record was written since the machine was started."""
+        return record.boot_id == self._boot_id
+
     def oldest_age_s(self, queue: int) -> float:
         """How old the oldest record of a queue is."""
         oldest = self._oldest.get(queue)

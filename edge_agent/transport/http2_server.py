@@ -8,7 +8,8 @@ from typing import Generic
 from edge_agent.transport.budget import Budget
 from edge_agent.transport.http2_connection import READ_BYTES, Connection
 from edge_agent.transport.http2_streams import Calls, Head, Limits, Reply, Waiting
-from edge_agent.transport.listen import Acceptor, bind
+from edge_agent.transport.listen import Acceptor, bind, longest_idle
+from edge_agent.transport.turns import Turns
 
 __all__ = ["Calls", "Limits", "Reply", "Server", "serve"]
 
@@ -21,6 +22,7 @@ class Server(Generic[Head]):
         self.budget = budget
         self.limits = limits
         self.waiting = Waiting()
+        self.turns = Turns(asyncio.get_running_loop().call_soon)
         self.buffer = memoryview(bytearray(READ_BYTES))
         # Why connections, or calls on them, were ended by us: reason -> how often.
         self.closed: dict[str, int] = {}
@@ -49,6 +51,15 @@ class Server(Generic[Head]):
         self.acceptor.release(connection)
         if not self._connections:
             self._empty.set()
+
+    def make_room(self) -> bool:
+        """End the connection that has been idle for longest; False if all have calls."""
+        idle = longest_idle(self._connections)
+        if idle is None:
+            return False
+        idle.make_room()
+        self.acceptor.release(idle)
+        return True
 
     async def close(self, grace_s: float) -> None:
         """Listen no more, give calls in progress `grace_s` to end, then cut what is left."""
@@ -81,6 +92,7 @@ async def serve(
         await bind(host, port),
         lambda: Connection(server),
         max_connections=limits.max_connections,
+        make_room=server.make_room,
         refusal=b"",
         tls=tls,
         handshake_timeout_s=limits.first_s,

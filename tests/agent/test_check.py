@@ -140,6 +140,16 @@ def test_warnings_of_the_settings_are_shown(tmp_path: Path) -> None:
     )
 
 
+def test_full_validation_without_its_library_is_a_warning(tmp_path: Path) -> None:
+    """As at the start of the agent."""
+    file = "/x/agent.yaml"
+    host = machine({file: "receiver.validate: full"}, protobuf=False)
+    environ = {**ENVIRON, "BUFFER_PATH": str(tmp_path)}
+    found = list(check.plan(load({"--config": file}, environ, host)))
+    assert [finding.level for finding in found] == ["ok", "warn", "ok"]
+    assert "install pulseops-edge[full]" in found[1].message
+
+
 def test_a_state_directory_under_a_file_fails(tmp_path: Path) -> None:
     """It could never be made."""
     (tmp_path / "a").touch()

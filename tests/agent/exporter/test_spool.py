@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edge_agent.exporter.memory import Memory
-from edge_agent.exporter.queue import Policy, Queue, Reachability
+from edge_agent.exporter.queue import Gate, Policy, Queue, Reachability
 from edge_agent.exporter.retry import Backoff, Outcome, Rejected, Retry
 from edge_agent.exporter.spill import Spill
 from edge_agent.exporter.spool import Spool
@@ -45,8 +45,9 @@ class Inline(Executor):
 class Disk:
     """Opens the ring in a directory; fails where `error` says so, at opening and at writing."""
 
-    def __init__(self, path: Path, max_bytes: int = 2 << 20) -> None:
+    def __init__(self, path: Path, max_bytes: int = 2 << 20, boot_id: bytes = BOOT) -> None:
         self.path = path
+        self.boot_id = boot_id
         self.max_bytes = max_bytes
         self.error = 0
         self.ring: Ring | None = None
@@ -54,7 +55,11 @@ class Disk:
     def __call__(self) -> "Disk":
         self.check()
         self.ring, _ = open_ring(
-            str(self.path), max_bytes=self.max_bytes, floors=FLOORS, boot_id=BOOT, strict=False
+            str(self.path),
+            max_bytes=self.max_bytes,
+            floors=FLOORS,
+            boot_id=self.boot_id,
+            strict=False,
         )
         return self
 
@@ -89,6 +94,7 @@ class Bench:
         signal: Signal = Signal.METRICS,
         newest_first: bool = False,
         max_ram: int = 1 << 20,
+        gate: Gate | None = None,
         **policy: Any,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -101,7 +107,7 @@ class Bench:
             clock=loop.time,
             unix_nano=lambda: UNIX_NANO + int(loop.time() * 1e9),
             boottime_nano=lambda: int(loop.time() * 1e9),
-            boot_id=BOOT,
+            boot_id=disk.boot_id,
             executor=Inline(),
         )
         self.memory = Memory(max_ram, clock=loop.time, press=self.spool.press)
@@ -122,6 +128,7 @@ class Bench:
             self.memory,
             number=NUMBERS["collector", signal],
             spool=self.spool,
+            gate=gate,
             clock=loop.time,
             unix_nano=lambda: UNIX_NANO,
             jitter=lambda: 0.5,

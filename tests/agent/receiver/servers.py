@@ -21,13 +21,20 @@ IDENTITY = (("customer.id", "acme"), ("node.id", "edge-01"))
 
 @dataclass
 class Queues:
-    """Takes everything, unless `full`."""
+    """Takes everything, unless `full`; once `saved` comes true where that is set."""
 
     full: bool = False
+    saved: "asyncio.Future[bool] | None" = None
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
     taken: list[tuple[Signal, bytes, int]] = field(default_factory=list)
 
-    def offer(self, signal: Signal, pieces: Sequence[tuple[bytes, int]]) -> bool:
+    def offer(
+        self, signal: Signal, pieces: Sequence[tuple[bytes, int]]
+    ) -> "bool | asyncio.Future[bool]":
         """What the core calls."""
+        if self.saved is not None:
+            self.asked.set()
+            return self.saved
         if self.full:
             return False
         self.taken += [(signal, body, items) for body, items in pieces]
