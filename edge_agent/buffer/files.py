@@ -15,7 +15,7 @@ from typing import BinaryIO
 from edge_agent.otlp.batch import count
 from edge_agent.otlp.json import to_protobuf
 from edge_agent.otlp.json_text import to_json, wire_type
-from edge_agent.otlp.schema import MESSAGES
+from edge_agent.otlp.schema import MESSAGES, Kind
 from edge_agent.otlp.signal import Signal
 from edge_agent.otlp.split import halves
 from edge_agent.otlp.walk import FIRST, SECOND, MalformedError, TooLargeError, Walk
@@ -32,6 +32,7 @@ _RESOURCES = {
     b"resourceSpans": Signal.TRACES,
     b"resourceLogs": Signal.LOGS,
 }
+_ID_BYTES = {"trace_id": 16, "span_id": 8, "parent_span_id": 8}
 _ITEMS = {Signal.METRICS: "Metric", Signal.TRACES: "Span", Signal.LOGS: "LogRecord"}
 
 
@@ -129,14 +130,17 @@ def _check_signal(signal: Signal, body: bytes) -> None:
     """Raise MalformedError where the first item is one of another signal.
 
     Framed alike down to the items, traces pass for logs in everything but what is inside of these.
+    What is odd without being of another signal may pass: the receiver has let it pass, too.
     """
     if not _fits(signal, body):
-        other = next((s for s in Signal if s is not signal and _fits(s, body)), None)
-        raise MalformedError(f"not {signal}" if other is None else f"{other}, not {signal}")
+        for other in Signal:
+            if other is not signal and _fits(other, body):
+                raise MalformedError(f"{other}, not {signal}")
 
 
 def _fits(signal: Signal, body: bytes) -> bool:
-    """Whether the first item's fields are of the types that those of `signal` have."""
+    """Whether the first item's fields are of the types, and its ids of the lengths, that those of
+    `signal` have."""
     walk, at, end = Walk(body), 0, len(body)
     for depth, wanted in enumerate((FIRST, SECOND, SECOND)):
         fields = walk.fields(at, end, depth, frozenset())
@@ -145,9 +149,16 @@ def _fits(signal: Signal, body: bytes) -> bool:
             # The items are further behind, and nothing can be said without a search.
             return True
         at, end = inner
-    types = {field.number: wire_type(field.kind) for field in MESSAGES[_ITEMS[signal]]}
-    fields = walk.fields(at, end, len(_ITEMS), frozenset())
+    known = {field.number: field for field in MESSAGES[_ITEMS[signal]]}
     try:
-        return all(types.get(key >> 3, key & 7) == key & 7 for key, _, _, _ in fields)
+        for key, _, start, after in walk.fields(at, end, len(_ITEMS), frozenset()):
+            field = known.get(key >> 3)
+            if field is None:
+                continue
+            if key & 7 != wire_type(field.kind):
+                return False
+            if field.kind is Kind.ID and after - start not in (0, _ID_BYTES[field.name]):
+                return False
     except (WireError, IndexError):
         return False
+    return True

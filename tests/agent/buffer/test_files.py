@@ -68,7 +68,7 @@ def test_empty_requests_and_files_are_nothing() -> None:
         (lines(Signal.TRACES, BODY) + b"{", len(lines(Signal.TRACES, BODY)), "no JSON"),
         (b'{"resourceLogs":[]}\n', 0, "logs, not traces"),
         (framed(body(Signal.LOGS, "a")), 0, "logs, not traces"),
-        (framed(body(Signal.METRICS, "a")), 0, ""),
+        (framed(body(Signal.METRICS, "a")), 0, "metrics, not traces"),
     ],
 )
 def test_damage_is_named_with_its_place(content: bytes, at: int, reason: str) -> None:
@@ -83,12 +83,15 @@ def test_damage_is_named_with_its_place(content: bytes, at: int, reason: str) ->
 
 
 def test_where_the_first_resource_is_empty_nothing_is_guessed() -> None:
-    """The structure alone counts then; and an item that is of no signal is damage."""
+    """The structure alone counts then, as where an item is of no signal."""
     empty = wire.bytes_field(1, wire.bytes_field(1, b""))
     assert all_of(framed(empty + body(Signal.LOGS, "a"))) == [(empty + body(Signal.LOGS, "a"), 1)]
     nonsense = wire.bytes_field(1, wire.bytes_field(2, wire.bytes_field(2, b"\x09")))
-    with pytest.raises(DamagedError, match="not traces"):
-        all_of(framed(nonsense))
+    assert all_of(framed(nonsense)) == [(nonsense, 1)]
+    # A trace id of eight bytes in front of a start time: no metric, no log record.
+    span = wire.bytes_field(1, b"\1" * 8) + wire.fixed64_field(7, 1)
+    odd = wire.bytes_field(1, wire.bytes_field(2, wire.bytes_field(2, span)))
+    assert all_of(framed(odd)) == [(odd, 1)]
 
 
 def test_a_line_without_end_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,8 +131,8 @@ def test_too_many_fields_are_cut_or_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("edge_agent.otlp.walk.MAX_FIELDS", 30)
     several = body(Signal.TRACES, *"abcdefg")
     assert len(lines(Signal.TRACES, several).splitlines()) > 1
-    monkeypatch.setattr("edge_agent.otlp.walk.MAX_FIELDS", 11)
-    with pytest.raises(MalformedError, match="more than 11 fields"):
+    monkeypatch.setattr("edge_agent.otlp.walk.MAX_FIELDS", 8)
+    with pytest.raises(MalformedError, match="more than 8 fields"):
         lines(Signal.TRACES, body(Signal.TRACES, "a"))
 
 
