@@ -5,7 +5,6 @@ The only module of the adapter that reads the environment.
 
 import hashlib
 import hmac
-import ipaddress
 import os
 import ssl
 import stat
@@ -30,6 +29,7 @@ from edge_agent.settings import (
     secret_text,
     shown,
 )
+from edge_agent.transport.loopback import is_loopback
 from edge_agent.transport.server_tls import PemFile, server_context
 
 _INSTALLED_STATE = Path("/var/lib/cassandra-adapter")
@@ -141,7 +141,7 @@ def load(environ: Mapping[str, str] | None = None) -> Config:
     tokens_file = values["TOKENS_FILE"]
     tokens = None if tokens_file is None else read_tokens(tokens_file)
     host, anonymous = values["LISTEN_HOST"], values["ALLOW_ANONYMOUS"]
-    if tokens is None and not anonymous and not _is_loopback(host):
+    if tokens is None and not anonymous and not is_loopback(host):
         raise ConfigError(
             f"LISTEN_HOST={host}: off loopback anyone could write; set TOKENS_FILE, or"
             " ALLOW_ANONYMOUS=true where the network keeps others out"
@@ -202,15 +202,6 @@ def _refuse_cassandra(values: Mapping[str, Any]) -> None:
             f"{what}: this build stores in SQLite only; set STORE=sqlite to store in"
             " STATE_DIRECTORY, or unset STORE and CASSANDRA_HOST"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _journal(environ: Mapping[str, str]) -> bool:

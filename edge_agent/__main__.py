@@ -1,8 +1,9 @@
 """argv -> command. `otel-agent` and `python -m edge_agent` are the same.
 
-Exit codes: 0; 1 where a check failed, a part died or not all of a load was accepted; 2 for usage;
-75 where another agent has the state directory, 78 for bad settings (EX_TEMPFAIL and EX_CONFIG of
-sysexits.h, which the unit file's RestartPreventExitStatus names).
+Exit codes: 0; 1 where a check failed, a part died, or not all of a load was accepted or of a buffer
+exported or imported; 2 for usage; 75 where another agent has the state directory, 78 for bad
+settings (EX_TEMPFAIL and EX_CONFIG of sysexits.h, which the unit file's RestartPreventExitStatus
+names).
 """
 
 import os
@@ -77,6 +78,11 @@ def _print(asked: "CommandLine", stop: StopRequest) -> int:
             sys.stdout.write(f"otel-agent {__version__}\n")
         case "config":
             return _config(asked)
+        case "buffer":
+            # LMDB with it: the agent imports that where it has a ring.
+            from edge_agent.buffer import command
+
+            return command.run(asked.words, asked.flags, as_json=asked.as_json)
         case _:
             return _check(asked)
     return 0

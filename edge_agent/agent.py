@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Protocol
 
 from edge_agent import __version__, log
-from edge_agent.clients import LOOPBACK
 from edge_agent.config import Config
 from edge_agent.health import report, server
 from edge_agent.health.sdnotify import Heartbeat, Notifier
@@ -23,7 +22,9 @@ from edge_agent.receiver import grpc_server, http_server
 from edge_agent.settings import ConfigError
 from edge_agent.state import InUseError, StateDirectory, open_state
 from edge_agent.stop import StopRequest
+from edge_agent.transport.loopback import is_loopback
 from edge_agent.transport.server_tls import PemFile, server_context
+from edge_agent.transport.turns import Turns
 
 EXIT_DIED = 1
 EXIT_IN_USE = 75
@@ -89,10 +90,12 @@ async def _serve(config: Config, stop: StopRequest, state: StateDirectory) -> in
         asyncio.create_task(queue.run(), name=f"queue {queue.account.destination}")
         for queue in parts.queues
     ]
-    sources = []
+    sources = [asyncio.create_task(parts.gate.run(), name="clock")]
     if parts.sampler is not None:
         sampling = parts.sampler.run(config.telemetry.interval_s, parts.emit)
         sources.append(asyncio.create_task(sampling, name="sampler"))
+    if (spill := parts.spill()) is not None:
+        sources.append(asyncio.create_task(spill.run(), name="spill"))
     own_logs = None
     if ("collector", Signal.LOGS) in parts.destinations:
         own_logs = OwnLogs(
@@ -154,6 +157,8 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> dict[st
             ),
         )
     ]
+    turns = Turns(asyncio.get_running_loop().call_soon)
+    in_the_open: dict[str, str] = {}
     if receiver.enabled and parts.signals:
         for key, address, serve, alpn in (
             ("receiver.grpc", receiver.grpc, grpc_server.serve, "h2"),
@@ -165,18 +170,26 @@ async def _listen(config: Config, parts: Parts, heartbeat: Heartbeat) -> dict[st
                 PemFile("receiver.tls.client_ca", receiver.client_ca),
                 alpn=(alpn,),
             )
-            if tls is None and address.host not in LOOPBACK:
-                _log.warning(
-                    "receiving without TLS from other machines: whoever reaches this port can read"
-                    " and forge telemetry",
-                    setting=key,
-                    address=address,
-                    remedy="set receiver.tls, or listen on localhost",
-                )
+            if tls is None and not is_loopback(address.host):
+                in_the_open[key] = str(address)
             receive = partial(
-                serve, parts.core, parts.budget, host=address.host, port=address.port, tls=tls
+                serve,
+                parts.core,
+                parts.budget,
+                host=address.host,
+                port=address.port,
+                tls=tls,
+                turns=turns,
             )
             wanted.append((key, receive))
+    if in_the_open:
+        _log.warning(
+            "receiving without TLS from other machines: who is on the way can read telemetry, and"
+            " anybody can forge it",
+            settings=",".join(in_the_open),
+            addresses=",".join(in_the_open.values()),
+            remedy="set receiver.tls, or listen on localhost",
+        )
     listeners: dict[str, Listener] = {}
     for key, listen in wanted:
         try:

@@ -6,8 +6,6 @@ all the same. Nothing is left behind: no directory made, no telemetry sent (requ
 """
 
 import asyncio
-import errno
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from dataclasses import dataclass
 from edge_agent.config import Config
 from edge_agent.exporter.retry import Client, Delivered, Denied, Outcome, Rejected, Retry
 from edge_agent.otlp.signal import Signal
-from edge_agent.parts import RAM_BYTES
+from edge_agent.ring.policy import SLOT
 from edge_agent.settings import (
     Address,
     ConfigError,
@@ -24,7 +22,7 @@ from edge_agent.settings import (
     format_size,
     one_line,
 )
-from edge_agent.state import LOCK_FILE
+from edge_agent.state import in_use
 from edge_agent.transport.listen import bind
 from edge_agent.transport.proxy import proxy_for
 from edge_agent.transport.server_tls import PemFile, server_context
@@ -161,7 +159,7 @@ def state_directory(config: Config) -> Finding:
         return Finding("fail", "buffer", f"{existing} is not a directory; set buffer.path")
     if not os.access(existing, os.W_OK | os.X_OK):
         return Finding("fail", "buffer", f"{existing} is not writable; {remedy}")
-    if _in_use(path):
+    if in_use(path):
         # The usual case: the agent runs, and somebody wants to know how it is.
         return Finding(
             "warn",
@@ -169,22 +167,8 @@ def state_directory(config: Config) -> Finding:
             f"{path} is in use by an agent that runs: with these settings a second one ends with"
             " exit code 75; stop that one, or set buffer.path",
         )
-    return Finding("ok", "buffer", f"up to {format_size(RAM_BYTES)} in RAM; state in {path}")
-
-
-def _in_use(path: str) -> bool:
-    """Whether somebody holds the state directory's lock (flock(2)), as far as that can be told."""
-    try:
-        lock = os.open(os.path.join(path, LOCK_FILE), os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-    finally:
-        os.close(lock)
-    return False
+    size = format_size(config.buffer.max_slots * SLOT)
+    return Finding("ok", "buffer", f"a ring of {size} in {path}")
 
 
 # ---- peers ------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from edge_agent.exporter.retry import Client
 from edge_agent.otlp.signal import HTTP_PATHS, Signal
 from edge_agent.settings import Endpoint
 from edge_agent.transport.dial import Tls
+from edge_agent.transport.loopback import is_loopback
 from edge_agent.transport.proxy import proxy_for
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 USER_AGENT = f"pulseops-edge/{__version__}"
 
 
@@ -42,7 +42,7 @@ def clients(config: Config) -> dict[str, Client]:
         found["adapter"] = HttpClient(
             adapter_endpoints(config.adapter.endpoint),
             headers=() if token is None else (("authorization", f"Bearer {token}"),),
-            gzip=config.adapter.endpoint.host not in LOOPBACK,
+            gzip=not is_loopback(config.adapter.endpoint.host),
             **shared,
         )
     return found

@@ -13,6 +13,7 @@ from edge_agent.settings import nearest, shown
 COMMANDS = {
     "config": "print every setting with its source, secrets redacted (--json for programs)",
     "check": "say whether the agent could run and reach its peers, and what to do where not",
+    "buffer": "look at what waits in the ring, export and import it: otel-agent buffer --help",
     "load": "send numbered spans, metrics or logs at a steady rate: otel-agent load --help",
 }
 _FLAGS = {"--config": "FILE"} | {
@@ -30,11 +31,33 @@ _LOAD_FLAGS = {
     "--items": ("N", "spans, data points or log records in a request (8)"),
     "--size": ("BYTES", "pad every item to about this size: 500, 2KiB (not padded)"),
     "--connections": ("N", "connections (4, with http/protobuf 16)"),
+    "--certificate": ("FILE", "PEM file of the authorities to trust (the system's)"),
+    "--client-certificate": ("FILE", "PEM file of our certificate; needs --client-key"),
+    "--client-key": ("FILE", "PEM file of its key"),
 }
 _LOAD_SWITCHES = {"--gzip": "compress requests"}
-# Every flag that takes a value.
-_VALUES = _FLAGS | {name: metavar for name, (metavar, _) in _LOAD_FLAGS.items()}
-_JSON = ("config", "load")
+# Those of `buffer`, beside --config.
+_BUFFER_FLAGS = {
+    "--path": ("DIR", "the state directory (buffer.path of the settings)"),
+    "--signal": ("SIGNAL", "traces, metrics or logs (all; for import, what the file's name says)"),
+    "--destination": ("NAME", "collector or adapter (both; for import, collector)"),
+    "--format": ("FORMAT", "of an export: proto or json (proto)"),
+}
+_BUFFER_SWITCHES = {
+    "--remove": "export: acknowledge what was written, so that it is not sent as well",
+    "--partial": "import: of a damaged file, what is before the damage",
+}
+# Commands with flags and help of their own, and what they take.
+_OWN = {
+    "load": (*_LOAD_FLAGS, *_LOAD_SWITCHES),
+    "buffer": ("--config", *_BUFFER_FLAGS, *_BUFFER_SWITCHES),
+}
+# Every flag that takes a value, and every one that takes none.
+_VALUES = _FLAGS | {
+    name: metavar for name, (metavar, _) in (*_BUFFER_FLAGS.items(), *_LOAD_FLAGS.items())
+}
+_BARE = (*_LOAD_SWITCHES, *_BUFFER_SWITCHES)
+_JSON = ("config", "load", "buffer")
 _SWITCHES = ("--help", "-h", "--version", "--json")
 
 
@@ -46,14 +69,15 @@ class UsageError(ValueError):
 class CommandLine:
     """What was asked for: `command` is run, one of COMMANDS, help or version.
 
-    `flags` are those of the command, without a value where they take none. `topic` is the command
-    that help is about, where it has help of its own.
+    `flags` are those of the command, without a value where they take none. `words` are what stands
+    behind `buffer`. `topic` is the command that help is about, where it has help of its own.
     """
 
     command: str = "run"
     flags: dict[str, str] = field(default_factory=dict)
     as_json: bool = False
     topic: str = ""
+    words: tuple[str, ...] = ()
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
@@ -70,41 +94,50 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         name, equals, value = word.partition("=")
         if word in _SWITCHES:
             switches.add(word)
-        elif word in _LOAD_SWITCHES:
+        elif word in _BARE:
             flags[word] = ""
         elif name in _VALUES:
             flags[name] = value if equals else _next_value(name, words)
-        elif word in COMMANDS and not commands:
+        elif (word in COMMANDS and not commands) or (
+            commands[:1] == ["buffer"] and (word == "-" or not word.startswith("-"))
+        ):
             commands.append(word)
         else:
             raise UsageError(_complaint(name if word.startswith("-") else word, commands))
-    return _checked(commands[0] if commands else "run", flags, switches)
+    return _checked(commands or ["run"], flags, switches)
 
 
-def _checked(command: str, flags: dict[str, str], switches: set[str]) -> CommandLine:
+def _checked(commands: list[str], flags: dict[str, str], switches: set[str]) -> CommandLine:
     """What was asked for, once everything is known; raises UsageError for what does not fit."""
+    command, *words = commands
     if switches & {"--help", "-h"}:
-        return CommandLine("help", topic=command if command == "load" else "")
+        return CommandLine("help", topic=command if command in _OWN else "")
     if "--version" in switches:
         return CommandLine("version")
     if "--json" in switches and command not in _JSON:
-        raise UsageError("--json goes with config and load; write otel-agent config --json")
+        raise UsageError("--json goes with config, load and buffer; write otel-agent config --json")
     for name in flags:
         if name not in _flags_of(command):
             raise UsageError(_misplaced(name, command))
-    return CommandLine(command, flags, "--json" in switches)
+    return CommandLine(command, flags, "--json" in switches, words=tuple(words))
 
 
 def _flags_of(command: str) -> list[str]:
-    return [*_LOAD_FLAGS, *_LOAD_SWITCHES] if command == "load" else list(_FLAGS)
+    return list(_OWN.get(command, _FLAGS))
 
 
 def _misplaced(name: str, command: str) -> str:
     """What is wrong with a flag that is another command's."""
-    if command == "load":
-        return _unknown(name, _flags_of("load"), "flag of load", "otel-agent load --help")
+    if command in _OWN:
+        return _unknown(name, _flags_of(command), f"flag of {command}", _help_of(command))
+    if name not in _OWN["load"]:
+        return f"{name} goes with buffer; see otel-agent buffer --help"
     example = name if name in _LOAD_SWITCHES else f"{name} {_VALUES[name]}"
     return f"{name} goes with load; write otel-agent load {example}"
+
+
+def _help_of(command: str) -> str:
+    return f"otel-agent {command} --help"
 
 
 def _next_value(name: str, words: list[str]) -> str:
@@ -115,9 +148,10 @@ def _next_value(name: str, words: list[str]) -> str:
 
 def _complaint(word: str, commands: list[str]) -> str:
     if word.startswith("-"):
-        if commands == ["load"]:
-            known = [*_flags_of("load"), *_SWITCHES]
-            return _unknown(shown(word), known, "flag of load", "otel-agent load --help")
+        command = commands[0] if commands else ""
+        if command in _OWN:
+            known = [*_flags_of(command), *_SWITCHES]
+            return _unknown(shown(word), known, f"flag of {command}", _help_of(command))
         return _unknown(shown(word), [*_FLAGS, *_SWITCHES], "flag")
     if commands:
         return f"{shown(word)} is one word too many behind {commands[0]}; see otel-agent --help"
@@ -132,8 +166,8 @@ def _unknown(word: str, known: list[str], what: str, help_: str = "otel-agent --
 
 def help_text(topic: str = "") -> str:
     """What --help prints, about the command `topic` where that is not empty."""
-    if topic == "load":
-        return _load_help()
+    if topic in _OWN:
+        return _load_help() if topic == "load" else _buffer_help()
     commands = "".join(f"  {name:8}{text}\n" for name, text in COMMANDS.items())
     flags = [("--config FILE", "settings in YAML (/etc/otel-agent/agent-config.yaml)")]
     flags += [(f"{s.flag} {_FLAGS[s.flag]}", f"{s.about} ({s.env})") for s in SETTINGS if s.flag]
@@ -147,6 +181,7 @@ def help_text(topic: str = "") -> str:
         "usage: otel-agent [FLAGS]                  run the agent\n"
         "       otel-agent config [--json] [FLAGS]\n"
         "       otel-agent check [FLAGS]\n"
+        "       otel-agent buffer ACTION [FLAGS]    see otel-agent buffer --help\n"
         "       otel-agent load [FLAGS]             see otel-agent load --help\n\n"
         "Samples this machine and sends what it sees to an OpenTelemetry Collector.\n"
         "A flag wins over the environment, that over the file, that over the default.\n\n"
@@ -188,4 +223,38 @@ def _load_help() -> str:
         "no answer; not sent, as too many were in flight; the rate; and the latency of accepted\n"
         "requests, from when each was due.\n"
         "exit codes: 0 all was accepted; 1 not all; 2 usage\n"
+    )
+
+
+def _buffer_help() -> str:
+    flags = [(f"{name} {metavar}", text) for name, (metavar, text) in _BUFFER_FLAGS.items()]
+    flags += list(_BUFFER_SWITCHES.items())
+    flags += [
+        ("--config FILE", "the settings, of which buffer.* alone are read"),
+        ("--json", "show and verify: print JSON"),
+        ("--help, -h", "print this"),
+    ]
+    return (
+        "usage: otel-agent buffer show [--json]\n"
+        "       otel-agent buffer verify [--json]\n"
+        "       otel-agent buffer export FILE [--signal S] [--destination D] [--format F]"
+        " [--remove]\n"
+        "       otel-agent buffer import FILE [--signal S] [--destination D] [--partial]\n\n"
+        "What waits in the ring for a destination that is away. show, verify and export only\n"
+        "read, also while the agent runs, and see what it has saved; import, and export --remove,\n"
+        "need it stopped. Run it as the agent's user.\n\n"
+        "  show    queues with their ages and sizes, what would be lost next, what ever was\n"
+        "  verify  look at every page, count and checksum\n"
+        "  export  copy requests to files, oldest first. FILE a.otlp becomes a.metrics.otlp,\n"
+        "          a.traces.otlp, a.logs.otlp and a.adapter-metrics.otlp, unless the flags leave\n"
+        "          one queue; - is standard output. proto has each request behind its length, 4\n"
+        "          bytes big-endian, as the Collector's file exporter writes it; json is a\n"
+        "          request a line, which the Collector's otlpjsonfile receiver reads (with\n"
+        "          start_at: beginning)\n"
+        "  import  append the requests of a file in either format to the ring, unchanged; the\n"
+        "          agent's next start delivers them. That a file was imported or delivered before\n"
+        "          is not noticed\n\n"
+        f"flags:\n{_columns(flags)}\n"
+        "exit codes: 0; 1 the ring or the file is not in order, or not all could be done;\n"
+        "2 usage; 75 an agent uses the ring; 78 bad settings\n"
     )

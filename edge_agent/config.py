@@ -187,12 +187,30 @@ def load(
     rules.files()
     rules.peers()
     rules.addresses()
+    rules.validation()
     rules.not_yet()
     rules.unread_variables()
     host_root = rules.host_root()
     if reading.problems:
         raise InvalidConfigError(tuple(reading.problems))
     return _assembled(reading, environ, machine, host_root)
+
+
+def load_buffer(
+    flags: Mapping[str, str], environ: Mapping[str, str], machine: Machine | None = None
+) -> tuple[BufferConfig, Source]:
+    """The settings `buffer.*`, and where the path is from, whatever else is missing or wrong.
+
+    Raises InvalidConfigError with what is wrong with them or with the file.
+    """
+    machine = Machine() if machine is None else machine
+    reading = read_settings(flags, environ, machine)
+    Rules(reading, environ, machine).computed_defaults()
+    others = tuple(s.key for s in SETTINGS if not s.key.startswith("buffer."))
+    problems = tuple(p for p in reading.problems if not p.startswith(others))
+    if problems:
+        raise InvalidConfigError(problems)
+    return _buffer(reading.values), reading.sources["buffer.path"]
 
 
 # ---- assembly ---------------------------------------------------------------------------------
@@ -226,6 +244,16 @@ def _systemd(environ: Mapping[str, str], machine: Machine) -> SystemdConfig:
         watchdog_s=(int(usec) / 1e6 or None) if ours else None,
         # Children of a service inherit the variable: it counts for the very same stream alone.
         journal=journal is not None and journal == machine.stderr_id(),
+    )
+
+
+def _buffer(values: Mapping[str, Any]) -> BufferConfig:
+    return BufferConfig(
+        path=values["buffer.path"],
+        max_slots=values["buffer.max_size"],
+        batch_items=values["buffer.batch_size"],
+        flush_interval_s=values["buffer.flush_interval"],
+        durability=values["buffer.durability"],
     )
 
 
@@ -274,13 +302,7 @@ def _assembled(
             sample_rate=v["telemetry.traces.sample_rate"],
             log_level=v["telemetry.logs.level"],
         ),
-        buffer=BufferConfig(
-            path=v["buffer.path"],
-            max_slots=v["buffer.max_size"],
-            batch_items=v["buffer.batch_size"],
-            flush_interval_s=v["buffer.flush_interval"],
-            durability=v["buffer.durability"],
-        ),
+        buffer=_buffer(v),
         receiver=ReceiverConfig(
             enabled=v["receiver.enabled"],
             grpc=v["receiver.grpc"],

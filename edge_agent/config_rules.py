@@ -4,13 +4,13 @@ Works on what config_sources.py read; values that were bad by themselves stand a
 that one start says all that is wrong.
 """
 
-import re
 from collections.abc import Mapping
 
 from edge_agent.config_sources import DEFAULT, DEFAULT_FILE, Machine, Reading, Source
 from edge_agent.config_table import BY_KEY, FILE, SETTINGS
 from edge_agent.otlp.signal import Signal
 from edge_agent.settings import Address, ConfigError, environ_text, shown
+from edge_agent.transport.loopback import is_loopback
 from edge_agent.transport.proxy import proxy_for
 
 SYSTEM_STATE_DIRECTORY = "/var/lib/otel-agent"
@@ -169,7 +169,8 @@ class Rules:
         # CONTRACT: a collector on this machine owns 4317.
         for endpoint_key in (*_ENDPOINT_KEYS, "adapter.endpoint"):
             peer = self._values[endpoint_key]
-            if peer is None or not is_loopback(peer.host):
+            # Who sends to all interfaces reaches this machine too: connect(2).
+            if peer is None or not (is_loopback(peer.host) or peer.host in _ALL_INTERFACES):
                 continue
             for key in ("receiver.grpc", "receiver.http"):
                 if _clash(Address(peer.host, peer.port), self._values[key]):
@@ -181,6 +182,21 @@ class Rules:
                         " to have both"
                     )
                     return
+
+    def validation(self) -> None:
+        """`receiver.validate: full` without its library works, but slowly."""
+        values = self._values
+        if not values["receiver.enabled"] or values["receiver.validate"] != "full":
+            return
+        if not self._machine.protobuf_installed():
+            self._reading.warnings.append(
+                self._about(
+                    "receiver.validate",
+                    "opentelemetry-proto is not installed: requests are read in Python, at twenty"
+                    " times the cost, and a large one holds up all others for seconds; install"
+                    " pulseops-edge[full], or set receiver.validate: structure",
+                )
+            )
 
     def not_yet(self) -> None:
         """Settings that this version does not act on, where somebody relies on them."""
@@ -214,12 +230,6 @@ class Rules:
                 " host's / there or unset it"
             )
         return path.rstrip("/") or "/"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine's loopback by name or number."""
-    name = host.lower().rstrip(".")
-    return name == "localhost" or re.fullmatch(r"127\.[0-9.]+|[0:]*:0*1", name) is not None
 
 
 def _clash(one: Address, other: Address) -> bool:

@@ -86,6 +86,18 @@ def _grpcio_installed() -> bool:
     return find_spec("grpc") is not None
 
 
+def _protobuf_installed() -> bool:
+    # Finding it imports the (empty) packages around it: asked only where full validation is wanted.
+    from importlib.util import find_spec
+
+    try:
+        return find_spec("opentelemetry.proto.collector") is not None and bool(
+            find_spec("google.protobuf")
+        )
+    except ModuleNotFoundError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What reading the settings asks of the operating system; tests put their own in.
@@ -105,6 +117,7 @@ class Machine:
     home: Callable[[], str] = lambda: os.path.expanduser("~")
     stderr_id: Callable[[], str] = _stderr_id
     grpcio_installed: Callable[[], bool] = _grpcio_installed
+    protobuf_installed: Callable[[], bool] = _protobuf_installed
     pid: int = field(default_factory=os.getpid)
 
 

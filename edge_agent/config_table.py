@@ -182,7 +182,6 @@ class Setting:
 
 
 _OTLP = "OTEL_EXPORTER_OTLP_"
-_RAM_ALONE = "data is held in RAM alone"
 
 SETTINGS = (
     Setting(
@@ -268,7 +267,6 @@ SETTINGS = (
     Setting(
         "collector.drain_rate", SIZE, "1MiB",
         "how fast a backlog is sent: uncompressed, a second",
-        not_yet="a backlog is sent as fast as the collector takes it",
     ),
     Setting(
         "collector.max_bytes_per_day", SIZE, None,
@@ -288,7 +286,7 @@ SETTINGS = (
     Setting(
         "adapter.spill", _choice("failing", "full", "never"), "failing",
         "when traces go to the adapter: failing, full or never",
-        not_yet="they never do",
+        not_yet="the adapter of this version takes none, and they stay in the ring",
     ),
     Setting(
         "customer.id", TEXT, None,
@@ -353,7 +351,7 @@ SETTINGS = (
     Setting(
         "buffer.max_size", SLOTS, "2048",
         "slots of 32 KiB, or a size: 64 (2MiB) to 5120 (160MiB)",
-        env="BUFFER_MAX_SIZE", not_yet="data is held in 16MiB of RAM",
+        env="BUFFER_MAX_SIZE",
     ),
     Setting(
         "buffer.batch_size", _whole(1, 65536), "512",
@@ -363,12 +361,10 @@ SETTINGS = (
     Setting(
         "buffer.flush_interval", _duration("100ms", "1h"), "5s",
         "the greatest age of data that is in RAM alone",
-        not_yet=_RAM_ALONE,
     ),
     Setting(
         "buffer.durability", _choice("flush", "strict"), "flush",
         "flush or strict (a sender's OK waits for the disk)",
-        not_yet=_RAM_ALONE,
     ),
     Setting("receiver.enabled", BOOLEAN, "true", "take OTLP from apps on this machine"),
     Setting(
@@ -379,7 +375,8 @@ SETTINGS = (
     Setting("receiver.http", ADDRESS, "localhost:4318", "where HTTP is taken", env="RECEIVER_HTTP"),
     Setting(
         "receiver.validate", _choice("structure", "full"), "structure",
-        "structure (the framing, down to the span) or full (UTF-8 and id lengths too)",
+        "structure (the framing, down to the span) or full (UTF-8 and id lengths too; with the"
+        " extra of that name)",
     ),
     Setting("receiver.tls.certificate", FILE, None, "PEM file; with it the receiver speaks TLS"),
     Setting("receiver.tls.key", FILE, None, "PEM file of its key"),

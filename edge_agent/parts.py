@@ -11,7 +11,9 @@ from edge_agent.exporter.memory import Memory
 from edge_agent.exporter.queue import Policy, Queue, Reachability
 from edge_agent.exporter.retry import Backoff
 from edge_agent.exporter.room import Room
+from edge_agent.exporter.spill import Spill
 from edge_agent.exporter.spool import Spool
+from edge_agent.gate import Gate
 from edge_agent.health import report
 from edge_agent.health.process import Process
 from edge_agent.health.prometheus import Receivers, Seeds, exposition
@@ -19,7 +21,9 @@ from edge_agent.host.clock import BootClock
 from edge_agent.host.identity import Identity, identify, instance_id
 from edge_agent.host.machine import Machine
 from edge_agent.host.sampler import Sample, Sampler
+from edge_agent.host.synchronised import Synchronisation, correction
 from edge_agent.ledger import Ledger
+from edge_agent.opener import FLOORS as RING_FLOORS
 from edge_agent.opener import NUMBERS, Opener, boot_id
 from edge_agent.otlp.batch import Enricher
 from edge_agent.otlp.sampling import sample
@@ -74,6 +78,7 @@ class Parts:
             boottime_nano=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             boot_id=booted,
         )
+        self.gate = Gate(Synchronisation(machine), correction)
         self._max_piece_bytes = budget(ring_bytes).record_bytes - _RECORD_OVERHEAD_BYTES
         self.memory = Memory(RAM_BYTES, clock=time.monotonic, press=self.spool.press)
         self.room = Room(self.memory, self.spool, strict=self.strict)
@@ -81,6 +86,7 @@ class Parts:
         self.destinations = frozenset(
             (queue.account.destination, queue.account.signal) for queue in self.queues
         )
+        self.gate.opened = self._opened
         self.signals = frozenset(signal for _, signal in self.destinations)
         self.identity = _identity(config, machine, state)
         self.budget = Budget(BUDGET_BYTES)
@@ -140,16 +146,45 @@ class Parts:
                 self.memory,
                 number=NUMBERS[destination, signal],
                 spool=self.spool,
+                gate=self.gate,
                 jitter=jitter,
             )
             self.memory.share(queue, floor)
             yield queue
 
+    def spill(self) -> Spill | None:
+        """What moves traces to the adapter, where there are both and it is asked for."""
+        config = self._config
+        number = NUMBERS["collector", Signal.TRACES]
+        for queue in self.queues:
+            if queue.held.queue == number and "adapter" in self.clients:
+                if config.adapter.spill == "never":
+                    return None
+                retry = config.collector.retry
+                return Spill(
+                    queue,
+                    self.clients["adapter"],
+                    mode=config.adapter.spill,
+                    backoff=Backoff(retry.initial_s, retry.max_s),
+                    drain_rate=config.collector.drain_bytes_per_s,
+                    share=lambda: self.spool.share(number, RING_FLOORS[number]),
+                    clock=time.monotonic,
+                    jitter=jitter,
+                )
+        return None
+
     def accept(self, signal: Signal, body: bytes, items: int) -> None:
         """Put one encoded request into every queue of `signal`; they share its bytes."""
+        stamp = self.gate.stamp()
+        if stamp is not None:
+            body = self.gate.mark(signal, body)
         for queue in self.queues:
             if queue.account.signal is signal:
-                queue.put(body, items)
+                queue.put(body, items, stamp)
+
+    def _opened(self) -> None:
+        for queue in self.queues:
+            queue.opened()
 
     def _offer(self, signal: Signal, pieces: Sequence[tuple[bytes, int]]) -> bool | Durable:
         """Take what an app sends, all of it or nothing."""
@@ -157,18 +192,21 @@ class Parts:
         if self.memory.full(len(takers) * sum(len(body) for body, _ in pieces)):
             self.spool.press()
             return False
+        stamp = self.gate.stamp()
+        if stamp is not None:
+            pieces = [(self.gate.mark(signal, body), items) for body, items in pieces]
         if self.strict:
             return self.spool.admit(
                 [
                     (queue, request)
                     for queue in takers
                     for body, items in pieces
-                    for request in queue.requests(body, items)
+                    for request in queue.requests(body, items, stamp)
                 ]
             )
         for queue in takers:
             for body, items in pieces:
-                queue.put(body, items)
+                queue.put(body, items, stamp)
         return True
 
     def emit(self, taken: Sample) -> None:

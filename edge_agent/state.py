@@ -7,9 +7,11 @@ so. What must not happen is two agents in one directory.
 import errno
 import fcntl
 import os
+import time
 from dataclasses import dataclass
 
 LOCK_FILE = "lock"
+_AGAIN_S = 0.05
 
 
 class InUseError(Exception):
@@ -43,6 +45,21 @@ class StateDirectory:
             self._lock = -1
 
 
+def in_use(path: str) -> bool:
+    """Whether somebody holds the state directory's lock (flock(2)), as far as that can be told."""
+    try:
+        lock = os.open(os.path.join(path, LOCK_FILE), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(lock)
+    return False
+
+
 def open_state(path: str) -> StateDirectory:
     """Create `path` (0700) if need be and lock it with flock(2), which ends with the process.
 
@@ -56,7 +73,7 @@ def open_state(path: str) -> StateDirectory:
         state.problem = f"{error.strerror or error}: {error.filename or path}"
         return state
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(lock)
     except OSError as error:
         os.close(lock)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -69,3 +86,14 @@ def open_state(path: str) -> StateDirectory:
         return state
     state._lock = lock
     return state
+
+
+def _flock(lock: int) -> None:
+    # `in_use` of another process holds it for microseconds: that must not end an agent for good.
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        time.sleep(_AGAIN_S)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

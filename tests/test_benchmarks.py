@@ -1,5 +1,5 @@
-"""Each benchmark runs, and what it compares says the same: their `--quick` form, which times nothing
-worth reading and asserts no time."""
+"""Each benchmark runs, and what it compares says the same: their `--quick` form, which asserts no
+time."""
 
 import subprocess
 import sys

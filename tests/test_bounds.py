@@ -22,7 +22,7 @@ from tests.agent.receiver.servers import connected, post
 from tests.fakes import attacks
 from tests.fakes.cgroup import MemoryCgroup
 from tests.fakes.collector import FakeCollector, Received
-from tests.fakes.programs import Agent, eventually, free_port, get
+from tests.fakes.programs import Agent, eventually, free_port, get, sample
 from tests.test_soak import anonymous_kb
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -138,25 +138,52 @@ async def half_sent_bodies(agent: Agent, _watched: Watch) -> None:
         attacks.holding(agent.http_port, 100, HALF),
         attacks.holding(agent.http_port, 100, HALF_TAKEN),
     ):
-        await asyncio.sleep(15.0)
+        await asyncio.sleep(25.0)
 
 
 async def idle_connections(agent: Agent, _watched: Watch) -> None:
-    """200 on each port."""
+    """300 on each port, which are more than there is room for: others get in."""
     async with (
-        attacks.holding(agent.http_port, 200, b""),
-        attacks.holding(agent.grpc_port, 200, attacks.HELLO),
+        attacks.holding(agent.http_port, 300, b""),
+        attacks.holding(agent.grpc_port, 300, attacks.HELLO),
     ):
         await asyncio.sleep(5.0)
 
 
 async def slow_senders(agent: Agent, _watched: Watch) -> None:
-    """A byte a second, on 100 connections of each port."""
+    """A byte a second, on 100 connections of each port, for longer than either has patience."""
     slow_call = attacks.HELLO + attacks.open_call(3_900_000)
     await asyncio.gather(
-        attacks.dripping(agent.http_port, 100, head(b"Content-Length: 3900000"), 1.0, 20.0),
-        attacks.dripping(agent.grpc_port, 100, slow_call, 1.0, 20.0),
+        attacks.dripping(agent.http_port, 100, head(b"Content-Length: 3900000"), 1.0, 35.0),
+        attacks.dripping(
+            agent.grpc_port, 100, slow_call, 1.0, 35.0, drop=attacks.frame(0, 0, 1, b"\0")
+        ),
     )
+
+
+async def hoarders(agent: Agent, _watched: Watch) -> None:
+    """All the room that there is, held with 350 bytes a second each."""
+    start = attacks.HELLO + attacks.open_call((256 << 10) - 5)
+    await attacks.dripping(
+        agent.grpc_port, 96, start, 2.0, 15.0, drop=attacks.frame(0, 0, 1, bytes(700))
+    )
+
+
+async def open_heads(agent: Agent, _watched: Watch) -> None:
+    """200 connections with 100 calls each that bring nothing but header fields."""
+    for fields in (400, 100):
+        async with attacks.holding(agent.grpc_port, 200, attacks.open_heads(fields)):
+            await asyncio.sleep(10.0)
+
+
+async def heavy_messages(agent: Agent, _watched: Watch) -> None:
+    """Messages of 4 KB that unpack to 4 MiB of empty spans, as many as go into one read."""
+    packed = r.many_empty_spans(4 * MIB)
+    async with (
+        attacks.holding(agent.grpc_port, 8, attacks.HELLO + attacks.packed_calls(packed, 45)),
+        attacks.holding(agent.http_port, 8, post(packed, coding="gzip") * 15),
+    ):
+        await asyncio.sleep(20.0)
 
 
 async def gzip_bombs(agent: Agent, _watched: Watch) -> None:
@@ -185,9 +212,9 @@ async def peers_that_never_read(agent: Agent, _watched: Watch) -> None:
     """Windows of 0, and clients that never take an answer from their sockets."""
     async with (
         attacks.holding(agent.grpc_port, 100, attacks.zero_window(100, r.ONE)),
-        attacks.holding(agent.http_port, 100, post(r.ONE) * 20_000),
+        attacks.holding(agent.http_port, 20, post(b"", "/" + "x" * 150) * 50_000),
     ):
-        await asyncio.sleep(15.0)
+        await asyncio.sleep(35.0)
 
 
 async def tiny_requests(agent: Agent, watched: Watch) -> None:
@@ -199,30 +226,56 @@ async def tiny_requests(agent: Agent, watched: Watch) -> None:
         watched.answers.update({f"http {status}": n for status, n in statuses.items()})
 
 
-ATTACKS: tuple[Callable[[Agent, Watch], Awaitable[None]], ...] = (
-    large_calls,
-    half_sent_bodies,
-    idle_connections,
-    slow_senders,
-    gzip_bombs,
-    floods,
-    peers_that_never_read,
-    tiny_requests,
-)
+async def tiny_calls(agent: Agent, watched: Watch) -> None:
+    """A million too."""
+    for answers in await asyncio.gather(
+        *(attacks.calls(agent.grpc_port, b"", 50_000) for _ in range(20))
+    ):
+        assert answers == {"OK": 50_000, "refused": 0}
+        watched.answers["grpc OK"] += answers["OK"]
+
+
+# With the reasons for which connections, or calls, have to be ended.
+ATTACKS: dict[Callable[[Agent, Watch], Awaitable[None]], set[tuple[str, str]]] = {
+    large_calls: set(),
+    half_sent_bodies: {("http", "stalled_body")},
+    idle_connections: {("http", "idle"), ("grpc", "idle")},
+    slow_senders: {("http", "stalled_body"), ("grpc", "stalled_body")},
+    hoarders: {("grpc", "stalled_body")},
+    open_heads: {("grpc", "header_bomb")},
+    heavy_messages: set(),
+    gzip_bombs: set(),
+    floods: {("grpc", "rapid_reset"), ("grpc", "header_bomb"), ("grpc", "flood")},
+    peers_that_never_read: {("http", "unread"), ("grpc", "unread")},
+    tiny_requests: set(),
+    tiny_calls: set(),
+}
+REASONS = sorted(set().union(*ATTACKS.values()))
+
+
+def closed(agent: Agent) -> dict[tuple[str, str], float]:
+    """How many connections and calls were ended so far, by receiver and reason."""
+    metrics, name = agent.metrics(), "agent_receiver_connections_closed_total"
+    return {
+        (receiver, reason): sample(metrics, name, receiver=receiver, reason=reason) or 0.0
+        for receiver, reason in REASONS
+    }
 
 
 @pytest.mark.parametrize("collector", ["up", "down"])
 async def test_whatever_is_sent_memory_is_bounded_and_others_are_served(
     tmp_path: Path, collector: str
 ) -> None:
-    """Each attack in turn on one agent, whose collector takes everything or is not there."""
+    """Each attack in turn on one agent, whose collector takes everything or is not there; the
+    reasons for which somebody was sent away are on /metrics."""
     async with AsyncExitStack() as stack:
         endpoint = f"http://127.0.0.1:{free_port()}"
         if collector == "up":
             endpoint = str((await stack.enter_async_context(Forgetting())).endpoint)
         agent = await stack.enter_async_context(an_agent(tmp_path, endpoint))
         seen: dict[str, Watch] = {}
-        for attack in ATTACKS:
+        for attack, reasons in ATTACKS.items():
+            before = closed(agent)
             watched = seen[attack.__name__] = Watch()
             watching = asyncio.create_task(watch(agent, watched))
             await attack(agent, watched)
@@ -233,10 +286,12 @@ async def test_whatever_is_sent_memory_is_bounded_and_others_are_served(
             for task in (watching, looked):
                 task.cancel()
             await asyncio.gather(watching, looked, return_exceptions=True)
+            ended = {key: n - before[key] for key, n in closed(agent).items() if n > before[key]}
             print(  # noqa: T201  (the figures are what one runs this for)
                 f"{attack.__name__:22} {watched.anonymous_kb / 1024:5.1f} MB"
-                f"  /health {watched.health_s * 1000:4.0f} ms  {dict(watched.answers)}"
+                f"  /health {watched.health_s * 1000:4.0f} ms  {dict(watched.answers)}  {ended}"
             )
+            assert reasons <= ended.keys(), attack.__name__
             if watching.done() and not watching.cancelled():
                 watching.result()
         for name, watched in seen.items():

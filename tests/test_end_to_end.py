@@ -233,6 +233,34 @@ def test_a_peer_that_never_answers_does_not_hold_up_the_stop(tmp_path: Path) -> 
     again.kill()
 
 
+def test_two_agents_that_send_to_each_other_drop_what_comes_back(tmp_path: Path) -> None:
+    """Each of the two knows its own data by its path, though the other put its own name on it."""
+    port = free_port()
+    one = Agent(tmp_path / "one", OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}")
+    two = Agent(
+        tmp_path / "two",
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{one.grpc_port}",
+        RECEIVER_GRPC=f"127.0.0.1:{port}",
+    )
+    try:
+        for agent in (one, two):
+            eventually(
+                lambda agent=agent: (  # type: ignore[misc]
+                    agent.health()
+                    and sample(
+                        agent.metrics(), "agent_items_total", reason="loop", signal="metrics"
+                    )
+                ),
+                "the loop to be counted",
+            )
+        for agent in (one, two):
+            assert agent.stop() == 0
+            assert agent.log.count("our own data came back and was dropped") == 1
+    finally:
+        one.kill()
+        two.kill()
+
+
 def test_without_a_usable_state_directory_it_runs_on_degraded(
     tmp_path: Path, adapter: Adapter
 ) -> None:

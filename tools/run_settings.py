@@ -10,9 +10,9 @@ from pathlib import Path
 from adapter import config as adapter_config
 from edge_agent import config as agent_config
 from edge_agent.config import Config, InvalidConfigError
-from edge_agent.config_rules import is_loopback
 from edge_agent.settings import Address, ConfigError, shown
 from edge_agent.transport.listen import bind
+from edge_agent.transport.loopback import is_loopback
 
 # Of the service manager that started us, if one did: it is us whom it meant.
 _NOT_PASSED_ON = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")

@@ -192,8 +192,12 @@ class Held:
                     kept.append(request)
             self._fresh = kept
 
-    def stage(self, record: Record, admitted_s: Iterable[float]) -> list[Request]:
-        """A record was read: its entries wait for calls, admitted when `admitted_s` says."""
+    def stage(
+        self, record: Record, admitted_s: Iterable[float], *, this_boot: bool = True
+    ) -> list[Request]:
+        """A record was read: its entries wait for calls, admitted when `admitted_s` says.
+
+        The flags are about clocks, and mean nothing in another boot."""
         requests = []
         for ref_index, entry, at_s in zip(record.indexes, record.entries, admitted_s, strict=True):
             ref = Ref(record.position, ref_index)
@@ -205,7 +209,7 @@ class Held:
                 at_s,
                 unix_nano=entry.unix_nano,
                 boottime_nano=entry.boottime_nano,
-                flags=entry.flags,
+                flags=entry.flags if this_boot else 0,
                 ref=ref,
                 staged=True,
             )

@@ -1,9 +1,10 @@
 """Which records of the ring have copies in RAM, and what became of those. Pure.
 
 A record holds several requests and is acknowledged for each. While any of them is in RAM (being
-sent, or about to be) the record is on loan: nobody else reads it. When the last copy is gone, those
-that were settled are acknowledged, together, with the next commit; the others are in the ring
-alone again.
+sent, or about to be) the record is on loan: nobody else reads it. Those that were settled are
+acknowledged with the next commit, whatever becomes of the others: a call may take long, and a
+restart meanwhile must not send again what had arrived. When the last copy is gone, and what was
+settled is acknowledged, what is left is in the ring alone again.
 """
 
 from dataclasses import dataclass, field
@@ -32,14 +33,15 @@ class Loans:
     def __init__(self, queue: int) -> None:
         self._queue = queue
         self._loans: dict[int, _Loan] = {}
-        self._returned: dict[int, _Loan] = {}
+        # Those with entries that are settled and not acknowledged.
+        self._settled: set[int] = set()
 
     def __contains__(self, position: object) -> bool:
-        return position in self._loans or position in self._returned
+        return position in self._loans
 
     def positions(self) -> frozenset[int]:
         """The records that nobody else may read."""
-        return frozenset((*self._loans, *self._returned))
+        return frozenset(self._loans)
 
     def lend(self, ref: Ref, items: int, size: int) -> None:
         """A copy of the entry at `ref` is in RAM."""
@@ -73,36 +75,47 @@ class Loans:
         del loan.copies[ref.index]
         if ref.index not in loan.kept:
             loan.settled.add(ref.index)
-        if not loan.copies:
+            self._settled.add(ref.position)
+        if not loan.copies and not loan.settled:
             del self._loans[ref.position]
-            if loan.settled:
-                self._returned[ref.position] = loan
 
     @property
     def partly_returned(self) -> bool:
         """Whether a record waits to be rid of entries that are settled, and has others."""
-        return any(loan.sizes.keys() - loan.settled for loan in self._returned.values())
+        settled = [self._loans[position] for position in self._settled]
+        return any(not loan.copies and loan.sizes.keys() - loan.settled for loan in settled)
 
     @property
     def to_acknowledge(self) -> bool:
         """Whether there is anything that `acks` would tell."""
-        return bool(self._returned)
+        return bool(self._settled)
 
     def acks(self) -> list[Ack]:
         """What the next commit shall acknowledge; `acknowledged` says that it has."""
         return [
-            Ack(self._queue, position, frozenset(loan.settled))
-            for position, loan in self._returned.items()
+            Ack(self._queue, position, frozenset(self._loans[position].settled))
+            for position in sorted(self._settled)
         ]
 
     def acknowledged(self, ack: Ack) -> None:
-        """This is committed."""
-        self._returned.pop(ack.position, None)
+        """This is committed; more may have been settled meanwhile."""
+        loan = self._loans.get(ack.position)
+        if loan is None or ack.entries is None:
+            return
+        for index in ack.entries:
+            # The ring does not count it any more, should it lose the record.
+            loan.sizes.pop(index, None)
+        loan.settled -= ack.entries
+        if not loan.settled:
+            self._settled.discard(ack.position)
+            if not loan.copies:
+                del self._loans[ack.position]
 
     def lost(self, position: int) -> tuple[frozenset[int], int, int]:
         """The ring has lost a record: the entries that live on in RAM, and the items and bytes of
         all that are not lost by that, because they live on or were settled."""
-        loan = self._loans.pop(position, None) or self._returned.pop(position, None)
+        loan = self._loans.pop(position, None)
+        self._settled.discard(position)
         if loan is None:
             return frozenset(), 0, 0
         spared = loan.spared()

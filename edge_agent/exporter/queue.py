@@ -21,17 +21,18 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from edge_agent.exporter.breaker import CLOSING_RETRY_S, Breaker
 from edge_agent.exporter.held import Held
 from edge_agent.exporter.memory import Memory
 from edge_agent.exporter.pace import Pace
-from edge_agent.exporter.request import Request, cut, fitted, senders
+from edge_agent.exporter.request import Request, Stamp, cut, fitted, senders
 from edge_agent.exporter.retry import Backoff, Client, Delivered, Denied, Outcome, Rejected, Retry
 from edge_agent.exporter.spool import Spool
 from edge_agent.ledger import Account
 from edge_agent.log import Log
+from edge_agent.otlp.signal import Signal
 from edge_agent.ring.record import Lost, Ref, Totals
 
 # A joined request stops growing here: a quarter of what every gRPC server takes by default.
@@ -40,6 +41,7 @@ JOIN_BYTES = 1 << 20
 REQUEST_BYTES = 4 << 20
 # One line in this time about what a peer refuses for the same reason.
 COMPLAINT_S = 300.0
+_MAX_COMPLAINTS = 64
 # A ring that has a backlog and does not give it out is asked again after this.
 _UNREADABLE_S = 5.0
 
@@ -86,6 +88,18 @@ class Reachability:
         self.error = error
 
 
+class Gate(Protocol):
+    """What holds data whose time is not known, and dates it on its way out (gate.py)."""
+
+    def wait_s(self) -> float:
+        """Seconds for which nothing is to be sent."""
+        ...
+
+    def body(self, signal: Signal, request: Request) -> bytes:
+        """What is sent for a request with flags."""
+        ...
+
+
 class Queue:
     """RAM and ring to peer, for one destination and signal. `run` does the sending.
 
@@ -102,6 +116,7 @@ class Queue:
         *,
         number: int = 0,
         spool: Spool | None = None,
+        gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
         unix_nano: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float],
@@ -112,6 +127,7 @@ class Queue:
         self._peer = reachability
         self._memory = memory
         self._spool = spool
+        self._gate = gate
         self._clock = clock
         self._unix_nano = unix_nano
         self._jitter = jitter
@@ -125,17 +141,17 @@ class Queue:
         self._closing = False
         self._last_drop_s: float | None = None
         self._dropping = False
-        # What the peer has against our data: when it was last logged, and how often since.
-        self._complaints: dict[str, tuple[float, int]] = {}
+        # What the peer has against whose data: when it was last logged, and how often since.
+        self._complaints: dict[tuple[str, str], tuple[float, int]] = {}
         if spool is not None:
             spool.attach(self)
 
     # Admission
 
-    def put(self, body: bytes, items: int) -> None:
+    def put(self, body: bytes, items: int, stamp: Stamp | None = None) -> None:
         """Admit one encoded request of `items` items; the oldest leaves if there is no room."""
         self.account.accepted.add(items, len(body))
-        for request in self.requests(body, items):
+        for request in self.requests(body, items, stamp):
             if self._closing:
                 self._drop("shutdown", request)
             elif len(request.body) > self.policy.max_request_bytes:
@@ -151,10 +167,13 @@ class Queue:
             self._spool.noticed()
         self._wake.set()
 
-    def requests(self, body: bytes, items: int) -> list[Request]:
+    def requests(self, body: bytes, items: int, stamp: Stamp | None = None) -> list[Request]:
         """`body` as the queue and the ring take it, numbered: in pieces where it is large."""
         self._sequence += 1
         whole = Request(body, items, len(body), (self._sequence,), self._clock())
+        if stamp is not None:
+            whole.unix_nano, whole.boottime_nano = stamp.unix_nano, stamp.boottime_nano
+            whole.flags = stamp.flags
         pieces = fitted(self.account.signal, whole, self.policy.max_request_bytes)
         for piece in pieces:
             piece.whole = True
@@ -198,6 +217,10 @@ class Queue:
 
     def saved(self) -> None:
         """A commit has changed what we hold."""
+        self._wake.set()
+
+    def opened(self) -> None:
+        """The gate is open."""
         self._wake.set()
 
     def _say_dropping(self, event: str) -> None:
@@ -275,6 +298,8 @@ class Queue:
     def _next(self) -> tuple[float | None, bool]:
         """Seconds until a call may start (0 now, None until something happens), and whether it is
         one for the backlog."""
+        if self._gate is not None and (closed_s := self._gate.wait_s()) > 0:
+            return closed_s, False
         now = self._clock()
         lanes = 1 if self.breaker.failing else self.policy.lanes
         if self._calls >= lanes:
@@ -325,11 +350,48 @@ class Queue:
         if record is None:
             self._pace.pause(self._clock() + _UNREADABLE_S)
         else:
-            self.held.stage(record, spool.admitted_s(record))
+            self.held.stage(record, spool.admitted_s(record), this_boot=spool.is_this_boot(record))
+
+    async def lend(self) -> list[Request]:
+        """A batch of what waits in the ring, or in RAM where the ring cannot be used, for another
+        peer; `spilled` says what became of it. Nothing is sent from the ring meanwhile."""
+        if self._draining or self._closing:
+            return []
+        self._draining = True
+        batch: list[Request] = []
+        try:
+            if self.held.has_backlog and not self.held.has_staged:
+                await self._stage()
+            if self.held.has_staged:
+                batch = self._take(staged=True)
+            elif self.held.has_fresh and not (self._spool and self._spool.usable):
+                batch = self._take(staged=False)
+        finally:
+            self._draining = bool(batch)
+        return batch
+
+    def spilled(self, batch: Sequence[Request], outcome: Delivered | None) -> None:
+        """The other peer has taken what was lent, or has not (None)."""
+        self._draining = False
+        if outcome is None:
+            self._give_back(batch)
+        else:
+            items = sum(r.items for r in batch)
+            refused = min(max(outcome.rejected_items, 0), items)
+            self.held.settle(batch)
+            self.account.spilled.add(items - refused, sum(r.size for r in batch))
+            if refused:
+                self.account.reject("partial_success", refused, 0)
+                self._last_drop_s = self._clock()
+        self._settled()
+        self._wake.set()
 
     def _ended(self) -> None:
         self._calls -= 1
         self._wake.set()
+        self._settled()
+
+    def _settled(self) -> None:
         if self._spool is not None:
             if self.held.loans.to_acknowledge:
                 self._spool.noticed()
@@ -341,6 +403,9 @@ class Queue:
         # Export*ServiceRequest is one repeated field, so joined encodings of one signal are one
         # request: batching never decodes.
         body = batch[0].body if len(batch) == 1 else b"".join(r.body for r in batch)
+        if self._gate is not None and any(r.flags for r in batch):
+            signal, gate = self.account.signal, self._gate
+            body = b"".join(gate.body(signal, r) if r.flags else r.body for r in batch)
         started_s = self._clock()
         outcome = await self._export(body)
         match outcome:
@@ -417,13 +482,17 @@ class Queue:
         self._answered(started_s)
 
     def _complain(self, event: str, code: str, **fields: Any) -> None:
-        """Log a loss by the peer's word; the same one again at most every COMPLAINT_S."""
+        """Log a loss by the peer's word; the same one, of the same service, again at most every
+        COMPLAINT_S."""
         now = self._clock()
-        logged_s, unsaid = self._complaints.get(code, (-math.inf, 0))
+        whose = (code, fields.get("service", ""))
+        logged_s, unsaid = self._complaints.get(whose, (-math.inf, 0))
         if now - logged_s < COMPLAINT_S:
-            self._complaints[code] = (logged_s, unsaid + 1)
+            self._complaints[whose] = (logged_s, unsaid + 1)
             return
-        self._complaints[code] = (now, 0)
+        if len(self._complaints) >= _MAX_COMPLAINTS:
+            self._complaints.clear()
+        self._complaints[whose] = (now, 0)
         more: dict[str, Any] = {"since_last": unsaid} if unsaid else {}
         _log.error(event, **self._names(), code=code, **fields, **more)
 

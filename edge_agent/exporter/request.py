@@ -16,6 +16,19 @@ _MAX_NAMES = 5
 _MAX_NAME_CHARS = 100
 
 
+# A flag of requests: admitted while the time of day was not known.
+UNSYNCHRONISED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """When something was admitted, by both clocks, and what is to be known of that."""
+
+    unix_nano: int
+    boottime_nano: int
+    flags: int
+
+
 @dataclass(slots=True)
 class Request:
     """One encoded Export request as it was admitted, or a piece of one.

@@ -49,6 +49,10 @@ class Store(Protocol):
         """Write all of it durably, or raise RingError and nothing is changed."""
         ...
 
+    def probe(self) -> None:
+        """Whether anything can be written; raises RingError."""
+        ...
+
     def read(self, queue: int, *, newest: bool, skip: frozenset[int]) -> Record | None:
         """The oldest or newest record whose position is not in `skip`."""
         ...
@@ -178,6 +182,14 @@ class Spool:
         """Whether the last thing that was tried with the ring succeeded."""
         return not self.problem
 
+    def share(self, queue: int, floor: float) -> float:
+        """What a queue takes of what the ring has for it, 0 to 1: its floor, or what the others
+        leave if that is more."""
+        taken = {number: live.bytes * self.ratio for number, live in self.totals.items()}
+        own = taken.pop(queue, 0.0)
+        room = max(floor * self.capacity_bytes, self.capacity_bytes - sum(taken.values()))
+        return own / room if room > 0 else 0.0
+
     # What queues tell
 
     def noticed(self) -> None:
@@ -258,7 +270,15 @@ class Spool:
                         await self._wake.wait()
                 if self.usable or self._clock() < self._not_before_s:
                     continue
-            await self.commit()
+            if self._store is None:
+                await asyncio.shield(asyncio.ensure_future(self._heal_alone()))
+            else:
+                await self.commit()
+
+    async def _heal_alone(self) -> None:
+        async with self._committing:
+            if self._store is None:
+                await self._heal()
 
     async def commit(self) -> bool:
         """Save all that RAM alone has, and acknowledge; whether it is durable now. A ring that is
@@ -289,9 +309,11 @@ class Spool:
         acks = [ack for owner in self._owners.values() for ack in owner.held.acks()]
         appends = [(owner.held.queue, self._entries(requests)) for owner, requests in batches]
         appends += [(owner.held.queue, self._entries([request])) for owner, request in arriving]
-        if not (appends or acks or store.wants_commit):
+        if not (appends or acks or store.wants_commit or self.problem):
             return True
         try:
+            if self.problem and not appends:
+                await self._in_thread(store.probe)
             committed = await self._in_thread(lambda: store.commit(appends, acks))
         except RingError as error:
             self._failed(error)
@@ -311,9 +333,14 @@ class Spool:
         for lost in committed.lost:
             if lost.queue in self._owners:
                 self._owners[lost.queue].lost(lost)
-        await self._looked()
-        if committed.error is not None:
-            self._failed(committed.error)
+        error = committed.error
+        try:
+            await self._looked()
+        except RingError as blind:
+            # What is durable is durable.
+            error = error or blind
+        if error is not None:
+            self._failed(error)
         else:
             self._worked()
         for owner in self._owners.values():
@@ -359,6 +386,10 @@ class Spool:
         """When the entries of a record were admitted, by the monotonic clock of now."""
         now_s = self._clock()
         return [now_s - self._age_s(record.boot_id, entry) for entry in record.entries]
+
+    def is_this_boot(self, record: Record) -> bool:
+        """Whether a record was written since the machine was started."""
+        return record.boot_id == self._boot_id
 
     def oldest_age_s(self, queue: int) -> float:
         """How old the oldest record of a queue is."""
@@ -408,6 +439,11 @@ class Spool:
             await self._restore()
         except RingError as error:
             self._failed(error)
+            store, self._store = self._store, None
+            if store is not None:
+                # The queues know nothing of what is in it: they are told when it is opened again.
+                with suppress(RingError):
+                    await self._in_thread(store.close)
         finally:
             self.opened.set()
 

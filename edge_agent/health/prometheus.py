@@ -168,6 +168,10 @@ def _ours(state: State, ledger: Ledger, sampler_success: Mapping[str, bool]) -> 
             [_Sample(queue.bytes, labels) for queue, labels in held],
         ),
         _Family(
+            "agent_ring_usable", "gauge", "1 while the ring on disk can be written.",
+            [_Sample(int(state.buffer.usable))],
+        ),
+        _Family(
             "agent_sampler_success", "gauge", "1 if this subject could be sampled last time.",
             [
                 _Sample(int(success), (("subject", subject),))

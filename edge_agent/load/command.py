@@ -51,7 +51,7 @@ def clients(asked: Options) -> list[Client]:
     return [
         kind(
             endpoints,
-            tls=Tls(),
+            tls=Tls(asked.certificate, asked.client_certificate, asked.client_key),
             headers=(),
             gzip=asked.gzip,
             timeout_s=TIMEOUT_S,

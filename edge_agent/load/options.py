@@ -7,11 +7,12 @@ from typing import Any
 
 from edge_agent import settings
 from edge_agent.otlp.signal import Signal
-from edge_agent.settings import Endpoint
+from edge_agent.settings import ConfigError, Endpoint
 
 _PORTS = {"grpc": 4317, "http/protobuf": 4318}
 # HTTP/1.1 has one request in flight on a connection.
 _CONNECTIONS = {"grpc": 4, "http/protobuf": 16}
+_CLIENT_PAIR = ("--client-certificate", "--client-key")
 _NOUNS = {
     Signal.TRACES: "spans",
     Signal.METRICS: "data points",
@@ -32,6 +33,9 @@ class Options:
     item_bytes: int
     connections: int
     gzip: bool
+    certificate: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
 
     @property
     def noun(self) -> str:
@@ -55,6 +59,11 @@ def options(flags: Mapping[str, str]) -> Options:
         bare_port=_PORTS[protocol],
     )
     count = settings.parse_int
+    files = {
+        flag: read(flag, "", settings.parse_path) if flag in flags else None
+        for flag in ("--certificate", "--client-certificate", "--client-key")
+    }
+    _check_files(files, endpoint)
     return Options(
         endpoint=endpoint,
         protocol=protocol,
@@ -65,7 +74,23 @@ def options(flags: Mapping[str, str]) -> Options:
         item_bytes=read("--size", "0", settings.parse_size_bytes, most=16 << 20),
         connections=read("--connections", str(_CONNECTIONS[protocol]), count, least=1, most=1000),
         gzip="--gzip" in flags,
+        certificate=files["--certificate"],
+        client_certificate=files["--client-certificate"],
+        client_key=files["--client-key"],
     )
+
+
+def _check_files(files: Mapping[str, str | None], endpoint: Endpoint) -> None:
+    """Raises ConfigError where files of TLS lack each other, or TLS itself."""
+    for flag, path in files.items():
+        if path is None:
+            continue
+        where = f"{flag}={settings.shown(path)} (command line)"
+        if not endpoint.tls:
+            raise ConfigError(f"{where}: {endpoint} has no TLS; write https:// into --endpoint")
+        for one, other in (_CLIENT_PAIR, _CLIENT_PAIR[::-1]):
+            if flag == one and files[other] is None:
+                raise ConfigError(f"{where}: needs {other}; set it too")
 
 
 def _parse_signals(text: str) -> tuple[Signal, ...]:

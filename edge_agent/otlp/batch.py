@@ -7,7 +7,8 @@ takes any valid protobuf. Both mean the same (tests/agent/otlp/test_batch.py).
 The rule (CONTRACT, "OTLP out"): identity keys (`customer.*`, `node.*`, `collector.*`) are the
 agent's, whatever an app says; other attributes of ours are added where the app has none of that
 key; what a service says of itself (`service.*`, `telemetry.*`) is never invented. A Resource with
-our own collector.instance.id came from us and is dropped alone. Every ResourceX leaves with one
+our own collector.instance.id, or with us in its path (`relays`), came from us and is dropped alone;
+one from another agent leaves with that agent in its path. Every ResourceX leaves with one
 Resource, its first field: some decoders written by hand do not merge repeated ones.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edge_agent.otlp import wire
+from edge_agent.otlp.relays import INSTANCE_ID, MAX_AGENTS, PATH, hop, hops, path_of
 from edge_agent.otlp.resource import key_value
 from edge_agent.otlp.sampling import sample
 from edge_agent.otlp.shortcut import UnusualError, resource_x, scope_data_points, scope_items
@@ -23,6 +25,7 @@ from edge_agent.otlp.signal import Signal
 from edge_agent.otlp.split import split
 from edge_agent.otlp.walk import (
     FIRST,
+    MAX_FIELDS,
     REQUEST,
     RESOURCE_X,
     SECOND,
@@ -47,7 +50,7 @@ __all__ = [
 IDENTITY_PREFIXES = ("customer.", "node.", "collector.")
 _IDENTITY = tuple(prefix.encode() for prefix in IDENTITY_PREFIXES)
 _A_SERVICES_OWN = ("service.", "telemetry.")
-_INSTANCE_ID = b"collector.instance.id"
+_PATH = PATH.encode()
 # What enrichment may add to one request: a Resource of six bytes leaves with half a kilobyte.
 MAX_ADDED_BYTES = 4 << 20
 # A device sees few Resources, again and again. Larger ones are read each time.
@@ -93,6 +96,7 @@ class Enricher:
             if not key.startswith(_A_SERVICES_OWN)
         ]
         self._own_instance_id = own_instance_id.encode()
+        self._own_hop = hop(self._own_instance_id)
         # Two generations: what is asked for outlives a flood of what is not.
         self._young: dict[bytes, _Resource] = {}
         self._old: dict[bytes, _Resource] = {}
@@ -123,12 +127,12 @@ class Enricher:
         parts: list[bytes] = []
         at, end = 0, len(body)
         items = added = looped_items = looped_bytes = 0
-        walk: Walk | None = None
+        left = MAX_FIELDS
         while at < end:
             try:
-                place, rest, after, n = resource_x(body, at, items_in)
+                place, rest, after, n, left = resource_x(body, at, items_in, left)
             except (UnusualError, IndexError):
-                walk = walk or Walk(body)
+                walk = Walk(body, left)
                 key, start, after = walk.field(at, end, 0)
                 if key != FIRST:
                     if key >> 3 in REQUEST.known:
@@ -136,14 +140,15 @@ class Enricher:
                             f"field 1 at byte {at} has wire type {key & 7}"
                         ) from None
                     parts.append(body[at:after])
-                    at = after
+                    at, left = after, walk.left
                     continue
                 encoded, tail, n = _walked(signal, body, walk, start, after)
-                resource = self._read(encoded)
+                resource, left = self._read(encoded, walk.left)
             else:
                 encoded = body[place:rest]
-                resource = self._young.get(encoded) or self._resource(encoded)
                 tail = body[rest:after]
+                known = self._young.get(encoded)
+                resource, left = (known, left) if known else self._resource(encoded, left)
             if resource.looped:
                 looped_items += n
                 looped_bytes += after - at
@@ -161,34 +166,49 @@ class Enricher:
             at = after
         return Admitted(b"".join(parts), items, looped_items, looped_bytes)
 
-    def _resource(self, encoded: bytes) -> _Resource:
-        """`encoded` enriched, remembered if it is of a common size."""
+    def _resource(self, encoded: bytes, left: int) -> tuple[_Resource, int]:
+        """`encoded` enriched, remembered if it is of a common size, and what is left of `left`
+        steps."""
         if len(encoded) > _MAX_CACHED_RESOURCE:
-            return self._read(encoded)
-        resource = self._old.get(encoded) or self._read(encoded)
+            return self._read(encoded, left)
+        known = self._old.get(encoded)
+        resource, left = self._read(encoded, left) if known is None else (known, left)
         size = len(encoded) + len(resource.field)
         if len(self._young) == _MAX_CACHE_ENTRIES or self._young_bytes + size > _MAX_CACHE_BYTES:
             self._old, self._young, self._young_bytes = self._young, {}, 0
         self._young[encoded] = resource
         self._young_bytes += size
-        return resource
+        return resource, left
 
-    def _read(self, encoded: bytes) -> _Resource:
-        """The Resource message `encoded` enriched; raises WireError and IndexError."""
+    def _read(self, encoded: bytes, left: int) -> tuple[_Resource, int]:
+        """The Resource message `encoded` enriched in `left` steps at most, and what is left of
+        them; raises WireError, IndexError and TooLargeError."""
+        walk = Walk(encoded, left)
         kept: list[bytes] = []
         keys: set[bytes] = set()
         looped = False
-        for key, at, after, name, value in resource_attributes(encoded):
+        passed: list[bytes] = []
+        senders: list[bytes] = []
+        for key, at, after, name, value in resource_attributes(encoded, walk):
             if key != FIRST:
                 kept.append(encoded[at:after])
             elif not name.startswith(_IDENTITY):
                 kept.append(encoded[at:after])
                 keys.add(name)
-            elif name == _INSTANCE_ID and value == self._own_instance_id:
-                looped = True
+            elif value is None:
+                continue
+            elif name == INSTANCE_ID:
+                looped |= value == self._own_instance_id
+                if (sender := hop(value)) is not None:
+                    senders.append(sender)
+            elif name == _PATH:
+                passed += hops(value)
         kept += [attribute for name, attribute in self._own if name not in keys]
+        if path := passed + senders:
+            looped |= self._own_hop in passed or len(path) > MAX_AGENTS
+            kept.append(wire.bytes_field(1, key_value(PATH, path_of(path))))
         field = wire.bytes_field(1, b"".join(kept))
-        return _Resource(field, len(field) - len(encoded), looped)
+        return _Resource(field, len(field) - len(encoded), looped), walk.left
 
 
 def _walked(signal: Signal, body: bytes, walk: Walk, at: int, end: int) -> tuple[bytes, bytes, int]:
@@ -207,18 +227,28 @@ def _walked(signal: Signal, body: bytes, walk: Walk, at: int, end: int) -> tuple
         # Protobuf merges a repeated sub-message: its encodings joined are the merged one, if each
         # of them is whole. Halves that only together look like a message are none.
         for part in resource:
-            for _ in resource_attributes(part):
+            part_walk = Walk(part, walk.left)
+            for _ in resource_attributes(part, part_walk):
                 pass
+            walk.left = part_walk.left
+    elif not resource:
+        # It gets one, and is to be walked again by others.
+        walk.left -= 1
+        if walk.left < 0:
+            raise TooLargeError.of_fields()
     return b"".join(resource), b"".join(tail), items
 
 
 # message Resource { repeated KeyValue attributes = 1; ... }
 # message KeyValue { string key = 1; AnyValue value = 2; }
 # message AnyValue { oneof value { string string_value = 1; ... } }
-def resource_attributes(encoded: bytes) -> Iterator[tuple[int, int, int, bytes, bytes | None]]:
+def resource_attributes(
+    encoded: bytes, walk: Walk | None = None
+) -> Iterator[tuple[int, int, int, bytes, bytes | None]]:
     """Each field of a Resource: (key, offset, offset after it, and for an attribute its name and
-    its value, None unless that is a string); raises WireError and IndexError."""
-    walk = Walk(encoded)
+    its value, None unless that is a string), with the steps of `walk`, or of one of its own; raises
+    WireError, IndexError and TooLargeError."""
+    walk = walk or Walk(encoded)
     for key, at, start, after in walk.fields(0, len(encoded), 2, _RESOURCE_FIELDS):
         name, value = b"", None
         if key == FIRST:

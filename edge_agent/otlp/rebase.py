@@ -125,8 +125,8 @@ def mark(signal: Signal, body: bytes) -> bytes:
         raise MalformedError.of(signal, error) from None
 
 
-def _no_items(_data: bytes, _at: int, _end: int) -> int:
-    return 0
+def _no_items(_data: bytes, _at: int, _end: int, left: int) -> tuple[int, int]:
+    return 0, left
 
 
 def _marked(body: bytes) -> bytes:
@@ -135,7 +135,7 @@ def _marked(body: bytes) -> bytes:
     at, end = 0, len(body)
     while at < end:
         try:
-            place, rest, after, _ = resource_x(body, at, _no_items)
+            place, rest, after, _, walk.left = resource_x(body, at, _no_items, walk.left)
         except (UnusualError, IndexError):
             key, start, after = walk.field(at, end, 0)
             if key == FIRST:

@@ -116,4 +116,7 @@ class _Cut:
         return bytes(piece)
 
     def _items(self, at: int, end: int, depth: int) -> int:
+        if depth == len(self._levels):
+            # An item is one: a Walk for each would take as long as all else here.
+            return 1
         return Walk(self._body).items(self._signal, at, end, depth)

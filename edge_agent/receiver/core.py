@@ -11,6 +11,7 @@ leaves a choice, those of the OpenTelemetry Collector (PEERS: the oracle). Diffe
 """
 
 import json as json_text
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,11 +21,14 @@ from edge_agent.log import Log
 from edge_agent.otlp.batch import Admitted, Enricher, MalformedError, TooLargeError, split
 from edge_agent.otlp.signal import GRPC_PATHS, HTTP_PATHS, Signal
 from edge_agent.otlp.status import Code, Status, encode_status
+from edge_agent.receiver.complaints import Complaints
 
 # One message, uncompressed: gRPC's default limit, and what every peer takes.
 MAX_REQUEST_BYTES = 4 << 20
 # How long a sender that was turned away should wait: a queue's next call takes about as long.
 RETRY_AFTER_S = 5.0
+# Of what a sender says of itself.
+MAX_SENDER_CHARS = 100
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 # What a body may be packed in. `identity` and nothing are the same.
 CODINGS = ("identity", "gzip")
@@ -75,7 +79,8 @@ class Core:
     `signals` are the enabled ones. `offer` puts the pieces (request, items) of one request into the
     queues, all or none: whether it has, or a future of that. A piece is at most `max_piece_bytes`,
     and a request with an item larger than that is refused. `accounts` are the ledger's, by signal:
-    what is left out here is accepted and settled there at once.
+    what is left out here is accepted and settled there at once. `clock` is in seconds and never
+    goes back.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class Core:
         offer: Callable[[Signal, Sequence[tuple[bytes, int]]], bool | Durable],
         max_piece_bytes: int = MAX_REQUEST_BYTES,
         accounts: Mapping[Signal, Sequence[Account]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._enricher = enricher
         self._signals = signals
@@ -97,7 +103,8 @@ class Core:
         self._max_piece_bytes = max_piece_bytes
         self._accounts = accounts
         self._said_loop = False
-        self._said: set[Signal] = set()
+        self._clock = clock
+        self._complaints = Complaints()
         # How many requests were refused, by code: /metrics shows it.
         self.refusals: dict[Code, int] = {}
 
@@ -150,8 +157,11 @@ class Core:
             )
         return signal
 
-    def take(self, signal: Signal, body: bytes, *, json: bool = False) -> Accepted | Refused:
-        """Validate, enrich, sample, count and offer `body`, uncompressed."""
+    def take(
+        self, signal: Signal, body: bytes, *, json: bool = False, sender: str = ""
+    ) -> Accepted | Refused:
+        """Validate, enrich, sample, count and offer `body`, uncompressed; `sender` is what is known
+        of who sent it, for the log."""
         if len(body) > MAX_REQUEST_BYTES:
             return self.too_large(len(body))
         try:
@@ -160,7 +170,7 @@ class Core:
             if pieces and len(admitted.body) > self._max_piece_bytes:
                 pieces = split(signal, admitted.body, self._max_piece_bytes)
         except MalformedError as error:
-            return self._malformed(signal, str(error))
+            return self.malformed(signal, str(error), sender)
         except TooLargeError as error:
             return self.refuse(Code.RESOURCE_EXHAUSTED, 413, str(error))
         largest = max((len(piece) for piece, _ in pieces), default=0)
@@ -203,17 +213,24 @@ class Core:
             from edge_agent.otlp.json import to_protobuf
 
             body = to_protobuf(signal, body)
+        admitted = self._enricher.admit(signal, body, sample_rate=self._sample_rate)
         if self._full:
             from edge_agent.otlp.validate import full
 
+            # Behind the walk, which bounds how much there is to look at.
             full(signal, body)
-        return self._enricher.admit(signal, body, sample_rate=self._sample_rate)
+        return admitted
 
-    def _malformed(self, signal: Signal, message: str) -> Refused:
-        # Once a signal: a sender that does it wrong does it with every request.
-        say = _log.debug if signal in self._said else _log.warning
-        self._said.add(signal)
-        say("refused a malformed request", signal=signal.value, error=message)
+    def malformed(self, signal: Signal, message: str, sender: str) -> Refused:
+        """Nothing that could be read: logged with what is known of its sender, which alone can mend
+        it. Servers use it for what they cannot unpack."""
+        about = {"signal": signal.value, "sender": sender or "unknown", "error": message}
+        unsaid = self._complaints.due(signal, sender, self._clock())
+        if unsaid is None:
+            _log.debug("refused a malformed request", **about)
+        else:
+            more = {"not_logged": unsaid} if unsaid else {}
+            _log.warning("refused a malformed request", **about, **more)
         return self.refuse(Code.INVALID_ARGUMENT, 400, message)
 
     def _settle(self, signal: Signal, dropped_for: str, items: int, size: int) -> None:

@@ -4,24 +4,33 @@ What a request is worth is decided by the core; here is what gRPC adds: its head
 and its status.
 """
 
+import asyncio
 import ssl
 from dataclasses import dataclass
 
 from edge_agent.otlp.signal import Signal
 from edge_agent.otlp.status import Code, encode_status
-from edge_agent.receiver.core import MAX_REQUEST_BYTES, Accepted, Core, Refused, status_of
+from edge_agent.receiver.core import (
+    MAX_REQUEST_BYTES,
+    MAX_SENDER_CHARS,
+    Accepted,
+    Core,
+    Refused,
+    status_of,
+)
 from edge_agent.transport import grpc
 from edge_agent.transport.budget import Budget
 from edge_agent.transport.compression import CompressionError, TooLargeError, gunzip
 from edge_agent.transport.http2_server import Limits, Reply, Server
 from edge_agent.transport.http2_server import serve as serve_http2
+from edge_agent.transport.turns import Turns
 
 LIMITS = Limits()
 _HEADERS: grpc.Headers = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 # An empty Export response: a prefix that announces no bytes.
 _OK = Reply(_HEADERS, grpc.message_prefix(0, compressed=False), ((b"grpc-status", b"0"),))
-# As many kinds of heads as three signals in two codings have, and room for odd ones.
-_MAX_KNOWN_HEADS = 32
+# Three signals in two codings by ten senders, and room for odd ones.
+_MAX_KNOWN_HEADS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,7 @@ class Head:
 
     signal: Signal
     gzip: bool
+    sender: str = ""
 
 
 class GrpcReceiver:
@@ -37,13 +47,20 @@ class GrpcReceiver:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._tasks: set[asyncio.Task[Reply]] = set()
         # The same few heads come again and again: checked once.
         self._known: dict[tuple[bytes | None, ...], Head] = {}
 
     def begin(self, headers: grpc.Headers) -> Head | Reply:
         """The call's signal and coding, or what its headers speak against."""
         field = dict(headers).get
-        what = (field(b":method"), field(b":path"), field(b"content-type"), field(b"grpc-encoding"))
+        what = (
+            field(b":method"),
+            field(b":path"),
+            field(b"content-type"),
+            field(b"grpc-encoding"),
+            field(b"user-agent", b"")[:MAX_SENDER_CHARS],
+        )
         known = self._known.get(what)
         if known is not None:
             return known
@@ -60,6 +77,7 @@ class GrpcReceiver:
         path: bytes | None,
         content_type: bytes | None,
         coding: bytes | None,
+        user_agent: bytes,
     ) -> Head | Reply:
         # The status of these two is HTTP's, so that no HTTP/2 client takes it for gRPC
         # (PROTOCOL-HTTP2.md), with words for whoever looks at it.
@@ -79,12 +97,25 @@ class GrpcReceiver:
                 Code.UNIMPLEMENTED, 400, f"grpc-encoding {coding[:32]!r}: identity or gzip"
             )
             return _refusal(refused, ((b"grpc-accept-encoding", b"identity,gzip"),))
-        return Head(signal, coding == b"gzip")
+        sender = f"grpc {user_agent.decode('ascii', 'backslashreplace')}".rstrip()
+        return Head(signal, coding == b"gzip", sender)
 
-    def message(self, head: Head, data: bytes) -> Reply:
-        """The answer to a whole call."""
+    def message(self, head: Head, data: bytes) -> "Reply | asyncio.Task[Reply]":
+        """The answer to a whole call: at once, or once it is on disk where that was asked for."""
         outcome = self._take(head, data)
-        return _OK if isinstance(outcome, Accepted) else _refusal(outcome)
+        if isinstance(outcome, Refused):
+            return _refusal(outcome)
+        if outcome.durable is None:
+            return _OK
+        task = asyncio.get_running_loop().create_task(self._later(outcome))
+        # The loop keeps no hold of it.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _later(self, accepted: Accepted) -> Reply:
+        outcome = await self._core.when_durable(accepted)
+        return _refusal(outcome) if isinstance(outcome, Refused) else _OK
 
     def refuse_size(self, size: int) -> Reply | None:
         """RESOURCE_EXHAUSTED before a message that nobody would take is let in."""
@@ -103,19 +134,18 @@ class GrpcReceiver:
         try:
             compressed, body = grpc.split_message(data)
         except grpc.GrpcError as error:
-            return core.refuse(Code.INVALID_ARGUMENT, 400, str(error))
+            return core.malformed(head.signal, str(error), head.sender)
         if compressed:
             if not head.gzip:
-                return core.refuse(
-                    Code.INVALID_ARGUMENT, 400, "compressed message without a grpc-encoding"
-                )
+                why = "compressed message without a grpc-encoding"
+                return core.malformed(head.signal, why, head.sender)
             try:
                 body = gunzip(body, MAX_REQUEST_BYTES)
             except TooLargeError:
                 return core.too_large()
             except CompressionError as error:
-                return core.refuse(Code.INVALID_ARGUMENT, 400, str(error))
-        return core.take(head.signal, body)
+                return core.malformed(head.signal, str(error), head.sender)
+        return core.take(head.signal, body, sender=head.sender)
 
 
 def _refusal(refused: Refused, more: grpc.Headers = ()) -> Reply:
@@ -147,12 +177,14 @@ async def serve(
     port: int,
     tls: ssl.SSLContext | None = None,
     limits: Limits = LIMITS,
+    turns: Turns | None = None,
 ) -> Server[Head]:
     """Receive OTLP over gRPC on `host` and `port` (0 takes a free one).
 
     "localhost" means both loopback families. Bodies take their room from `budget` before they are
-    read. Raises OSError, which names the address, when it cannot listen.
+    read; both receivers are to have the same `turns`. Raises OSError, which names the address, when
+    it cannot listen.
     """
     return await serve_http2(
-        GrpcReceiver(core), budget, host=host, port=port, tls=tls, limits=limits
+        GrpcReceiver(core), budget, host=host, port=port, tls=tls, limits=limits, turns=turns
     )

@@ -12,6 +12,7 @@ from edge_agent.otlp.signal import Signal
 from edge_agent.otlp.status import Code
 from edge_agent.receiver.core import (
     MAX_REQUEST_BYTES,
+    MAX_SENDER_CHARS,
     Accepted,
     Core,
     Refused,
@@ -29,9 +30,15 @@ from edge_agent.transport.http1 import (
     Server,
 )
 from edge_agent.transport.http1 import serve as serve_http1
+from edge_agent.transport.turns import Turns
 
 # Senders are on this machine, or at the other end of a LAN: ten seconds without a byte are an end.
-LIMITS = Limits(max_body_bytes=MAX_REQUEST_BYTES, max_connections=256, body_timeout_s=10.0)
+LIMITS = Limits(
+    max_body_bytes=MAX_REQUEST_BYTES,
+    max_connections=256,
+    body_timeout_s=10.0,
+    whole_body_timeout_s=60.0,
+)
 # The body of a request that is refused for its head is read and thrown away up to this size, and
 # the connection lives on; a larger one is not read, which ends the connection.
 _MAX_UNWANTED_BYTES = 64 << 10
@@ -83,14 +90,18 @@ class HttpReceiver:
         if isinstance(signal, Refused):
             return signal
         body = request.body
+        # A word of the sender's own, for the log.
+        sender = f"http {request.headers.get('user-agent', '')[:MAX_SENDER_CHARS]}".rstrip()
         if coding(request.headers.get("content-encoding")) == "gzip":
             try:
                 body = gunzip(body, MAX_REQUEST_BYTES)
             except TooLargeError:
                 return self._core.too_large()
             except CompressionError as error:
-                return self._core.refuse(Code.INVALID_ARGUMENT, 400, str(error))
-        return self._core.take(signal, body, json=is_json(request.headers.get("content-type")))
+                return self._core.malformed(signal, str(error), sender)
+        return self._core.take(
+            signal, body, json=is_json(request.headers.get("content-type")), sender=sender
+        )
 
 
 def _response(head: Head | Request, outcome: Accepted | Refused) -> Response:
@@ -105,11 +116,13 @@ async def serve(
     port: int,
     tls: ssl.SSLContext | None = None,
     limits: Limits = LIMITS,
+    turns: Turns | None = None,
 ) -> Server:
     """Receive OTLP over HTTP on `host` and `port` (0 takes a free one).
 
     "localhost" means both loopback families. Bodies take their room from `budget` before they are
-    read. Raises OSError, which names the address, when it cannot listen.
+    read; both receivers are to have the same `turns`. Raises OSError, which names the address, when
+    it cannot listen.
     """
     receiver = HttpReceiver(core)
     return await serve_http1(
@@ -121,4 +134,5 @@ async def serve(
         admit=receiver.admit,
         refuse=receiver.refuse,
         budget=budget,
+        turns=turns,
     )

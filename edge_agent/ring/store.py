@@ -190,6 +190,16 @@ class Ring:
     def _adopt(self, step: RingTransaction, state: State, used: int) -> None:
         self._state, self._opened, self._used = state, step.opened, used
 
+    def probe(self) -> None:
+        """Write the state once more, for whether the disk takes anything. Raises RingError."""
+        try:
+            with self._open().begin(write=True) as txn:
+                txn.put(STATE_KEY, pack_state(replace(self._state, clean=False)))
+            self._state = replace(self._state, clean=False)
+        except (lmdb.Error, OSError) as error:
+            self._recover(error, retries=3)
+            raise as_ring_error(error) from error
+
     def trim(self, smaller: Budget) -> dict[int, Totals]:
         """Drop the oldest until the rest fits `smaller`; what that was, by queue.
 

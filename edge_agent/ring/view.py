@@ -14,7 +14,7 @@ from edge_agent.ring.environment import open_environment, read_state, ring_error
 from edge_agent.ring.layout import PAGE, Header, LayoutError, State, weight
 from edge_agent.ring.opening import DATA
 from edge_agent.ring.pack import record as unpack_record
-from edge_agent.ring.policy import MAX_BYTES, Budget, budget
+from edge_agent.ring.policy import MAX_BYTES, Budget, budget, used_pages
 from edge_agent.ring.record import Account, Oldest, Record, Totals
 
 # Copied out in one transaction, at least one record.
@@ -99,6 +99,19 @@ class View:
         with ring_errors(), self._environment.begin(buffers=True) as txn:
             return chunks.oldest(txn, queue)
 
+    def usage(self) -> float:
+        """What is in use, 0 to 1; at 1 the next append drops."""
+        with ring_errors():
+            used = used_pages(**self._environment.stat()) - used_pages()
+        return min(1.0, used / self.budget.drops_at)
+
+    def newest(self, queue: int) -> Record | Damaged | None:
+        """The newest record of `queue`; None without."""
+        with ring_errors(), self._environment.begin(buffers=True) as txn, txn.cursor() as cursor:
+            position = chunks.before(cursor, queue)
+            batch = [] if position is None else _batch(txn, queue, position - 1)
+        return _read(queue, *batch[0]) if batch else None
+
     def records(self, queue: int) -> Iterator[Record | Damaged]:
         """All records of `queue`, oldest first, as they are when it is their turn."""
         position = -1
@@ -108,17 +121,10 @@ class View:
             if not batch:
                 return
             for position, found, payload in batch:
-                if isinstance(found, str):
-                    yield Damaged(queue, position, found)
-                    continue
-                try:
-                    yield unpack_record(found, payload)
-                except LayoutError as error:
-                    yield Damaged(queue, position, str(error))
+                yield _read(queue, position, found, payload)
 
     def verify(self) -> Verified:
         """Every page, every count and every checksum looked at."""
-        problems = []
         with ring_errors(), self._environment.begin(buffers=True) as txn:
             # The reader that is open now keeps the pages of its transaction as they are.
             transaction = txn.id()
@@ -129,8 +135,9 @@ class View:
                         pages.walk(self._read, meta)
                         break
             except LayoutError as error:
-                problems.append(str(error))
-            problems += _miscounted(txn, state_in(txn))
+                # LMDB must not follow what is damaged.
+                return Verified(0, 0, (str(error),))
+            problems = list(_miscounted(txn, state_in(txn)))
         records = entries = 0
         for queue in self.state().queues:
             for record in self.records(queue):
@@ -140,6 +147,16 @@ class View:
                 else:
                     entries += len(record.entries)
         return Verified(records, entries, tuple(problems))
+
+
+def _read(queue: int, position: int, found: Header | str, payload: bytes) -> Record | Damaged:
+    """What `_batch` copied, inflated."""
+    if isinstance(found, str):
+        return Damaged(queue, position, found)
+    try:
+        return unpack_record(found, payload)
+    except LayoutError as error:
+        return Damaged(queue, position, str(error))
 
 
 def _batch(txn: Txn, queue: int, position: int) -> list[tuple[int, Header | str, bytes]]:

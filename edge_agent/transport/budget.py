@@ -29,6 +29,13 @@ class Budget:
         self._large: deque[_Wait] = deque()
         self._serving = False
 
+    @property
+    def scarce(self) -> bool:
+        """Whether others wait, or less than a quarter is left."""
+        if self._small or self._large:
+            return True
+        return self.in_flight > self._max_bytes - self._max_bytes // 4
+
     def grant(self, size: int) -> bool:
         """Take `size` bytes; False if they are not there, or others wait for as many."""
         return not self._queue(size) and self._take(size)

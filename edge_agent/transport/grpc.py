@@ -56,7 +56,7 @@ _HTTP_STATUS_CODES = {
 
 
 class GrpcError(ValueError):
-    """An answer that breaks the gRPC protocol."""
+    """Something that breaks the gRPC protocol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,9 @@ def message_prefix(size: int, *, compressed: bool) -> bytes:
 
 
 def split_message(data: bytes) -> tuple[bool, bytes]:
-    """(is it compressed, the message) of a unary answer's data; raises GrpcError."""
+    """(is it compressed, the message) of the data of a unary call or answer; raises GrpcError."""
     if len(data) < PREFIX_BYTES:
-        raise GrpcError(f"answer of {len(data)} bytes, shorter than a message prefix")
+        raise GrpcError(f"message of {len(data)} bytes, shorter than its prefix")
     size = int.from_bytes(data[1:PREFIX_BYTES], "big")
     if size != len(data) - PREFIX_BYTES:
         raise GrpcError(f"message of {size} bytes announced, {len(data) - PREFIX_BYTES} came")

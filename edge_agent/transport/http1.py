@@ -4,6 +4,8 @@ One request of a connection is answered at a time and in order; what a client se
 the socket. A connection has at most one timer, and none that repeats: an idle client costs no
 wake-up until its idle timeout.
 
+What all connections do before the loop looks at anything else is bounded too (`turns`).
+
 An answer that is there at once costs no task. A connection reads on only when its last answer is
 out and taken, and when there is room for the body that is coming.
 """
@@ -29,7 +31,8 @@ from edge_agent.transport.http1_messages import (
     plain,
 )
 from edge_agent.transport.http1_requests import RequestReader, Turn
-from edge_agent.transport.listen import Acceptor, bind
+from edge_agent.transport.listen import Acceptor, bind, longest_idle
+from edge_agent.transport.turns import Turns
 
 __all__ = [
     "Admit",
@@ -56,6 +59,8 @@ _LINGER_S = 2.0
 _MIN_PROGRESS_BYTES = 1024
 # Nor may one that has much of the budget take longer than this many body timeouts.
 _MAX_BODY_TIMEOUTS = 32
+# Where room is scarce a body has to be on its way to come within this time.
+_ALL_S = 100.0
 # A client that is far ahead lets others have their turn after this many answers.
 _TURNS_IN_A_ROW = 4
 # What one connection may have read and not yet looked at. asyncio would read 256 KiB at a time.
@@ -93,6 +98,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._wait = _Wait.FIRST_HEAD
         self._deadline = Deadline(self._loop, self._expired)
         self._body_mark = 0
+        self._body_begun_s = self._idle_s = self._loop.time()
 
     # ---- what asyncio calls ----
 
@@ -166,12 +172,12 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _proceed(self) -> None:
         """Answer what is ready, then wait for what is not."""
-        turns = 0
+        answered = 0
         while self._reader.ready:
-            if turns == _TURNS_IN_A_ROW:
+            if answered == _TURNS_IN_A_ROW or self._server.turns.over:
                 self._let_others()
                 return
-            turns += 1
+            answered += 1
             # Whatever was waited for has come; what comes next has its own patience.
             self._wait = _Wait.IDLE
             self._take_turn(self._reader.ready.popleft())
@@ -191,12 +197,16 @@ class _Connection(asyncio.BufferedProtocol):
                 self._transport.write(CONTINUE)
             if self._wait is not _Wait.BODY:
                 self._body_mark = self._reader.body_bytes
-                self._wait_for(_Wait.BODY, self._limits.body_timeout_s)
+                self._body_begun_s = self._loop.time()
+                limits = self._limits
+                patience_s = min(limits.body_timeout_s, limits.whole_body_timeout_s)
+                self._wait_for(_Wait.BODY, patience_s)
         elif self._reader.in_head:
             # From its first byte on: a head that comes byte by byte gains no time.
             if self._wait is not _Wait.HEAD:
                 self._wait_for(_Wait.HEAD, self._limits.header_timeout_s)
         else:
+            self._idle_s = self._loop.time()
             self._wait_for(_Wait.IDLE, self._limits.idle_timeout_s)
             if self._server.draining:
                 self._transport.close()
@@ -220,7 +230,7 @@ class _Connection(asyncio.BufferedProtocol):
     def _let_others(self) -> None:
         self._wait_for(_Wait.TURN, None)
         self._transport.pause_reading()
-        self._loop.call_soon(self._own_turn)
+        self._server.turns.wait(self._own_turn)
 
     def _own_turn(self) -> None:
         if not self._transport.is_closing():
@@ -248,10 +258,12 @@ class _Connection(asyncio.BufferedProtocol):
         if isinstance(subject, Response):
             self._answer(turn, subject)
             return
+        begun_s = self._loop.time()
         try:
             outcome = self._server.respond(subject)
         except Exception as error:  # noqa: BLE001  (one request's fault is not the server's end)
             outcome = self._failed(subject, error)
+        self._server.turns.spend(self._loop.time() - begun_s)
         if isinstance(outcome, Response):
             self._release(turn)
             self._answer(turn, outcome)
@@ -319,9 +331,9 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _expired(self) -> None:
         match self._wait:
-            case _Wait.BODY if self._reader.body_bytes - self._body_mark >= self._least_progress:
+            case _Wait.BODY if (left_s := self._body_has_s) > 0:
                 self._body_mark = self._reader.body_bytes
-                self._deadline.set(self._limits.body_timeout_s)
+                self._deadline.set(min(left_s, self._limits.body_timeout_s))
             case _Wait.HEAD | _Wait.BODY:
                 self._server.count("slow_head" if self._wait is _Wait.HEAD else "stalled_body")
                 self._reader.refuse(408, f"waited too long for {self._wait.value}")
@@ -341,10 +353,34 @@ class _Connection(asyncio.BufferedProtocol):
                 self._transport.abort()
 
     @property
-    def _least_progress(self) -> int:
-        return max(_MIN_PROGRESS_BYTES, self._reader.held // _MAX_BODY_TIMEOUTS)
+    def _body_has_s(self) -> float:
+        """The seconds that a body has left; none if it has not come on as it should."""
+        reader, budget = self._reader, self._server.budget
+        if reader.body_bytes - self._body_mark < max(
+            _MIN_PROGRESS_BYTES, reader.held // _MAX_BODY_TIMEOUTS
+        ):
+            return 0.0
+        spent_s = self._loop.time() - self._body_begun_s
+        if (
+            budget is not None
+            and budget.scarce
+            and reader.body_bytes * _ALL_S < reader.held * spent_s
+        ):
+            return 0.0
+        return self._limits.whole_body_timeout_s - spent_s
 
     # ---- the end ----
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """Since when there is no request; None while there is one, or the end has come."""
+        idle = self._wait in (_Wait.FIRST_HEAD, _Wait.IDLE) and not self._transport.is_closing()
+        return self._idle_s if idle else None
+
+    def make_room(self) -> None:
+        """End at once, for others to come in."""
+        self._server.count("idle")
+        self._transport.abort()
 
     def drain(self) -> None:
         """Close now where no request is in progress; else its answer is the last."""
@@ -363,11 +399,14 @@ class _Connection(asyncio.BufferedProtocol):
 class Server:
     """Listening sockets and the connections they let in. Made by `serve`."""
 
-    def __init__(self, respond: Respond, limits: Limits, budget: Budget | None) -> None:
+    def __init__(
+        self, respond: Respond, limits: Limits, budget: Budget | None, turns: Turns
+    ) -> None:
         self.draining = False
         self.respond = respond
         self.limits = limits
         self.budget = budget
+        self.turns = turns
         # One for all: what comes in is looked at, and kept elsewhere, before the next read.
         # A view, because asyncio's TLS fills slices of it.
         self.buffer = memoryview(bytearray(_READ_BYTES))
@@ -403,6 +442,15 @@ class Server:
         if not self._connections:
             self._empty.set()
 
+    def make_room(self) -> bool:
+        """End the connection that has been idle for longest; False if all have requests."""
+        idle = longest_idle(self._connections)
+        if idle is None:
+            return False
+        idle.make_room()
+        self._acceptor.release(idle)
+        return True
+
     async def close(self, grace_s: float) -> None:
         """Listen no more, give requests in progress `grace_s` to end, then cut what is left."""
         self.draining = True
@@ -429,16 +477,19 @@ async def serve(
     admit: Admit | None = None,
     refuse: Refuse | None = None,
     budget: Budget | None = None,
+    turns: Turns | None = None,
 ) -> Server:
     """Answer HTTP requests on `host` and `port` (0 takes a free one) with `respond`.
 
     "localhost" means both loopback families on one port. `admit` sees a head and its
     Content-Length (None where chunked) before the body is read, and may answer it instead.
     `refuse` gives the server's own refusals, of a request whose head is known, the application's
-    form. Bodies take their room from `budget` before they are read, until they are answered. An
-    exception in `respond` is a 500 and an error in the log. Raises OSError when it cannot listen.
+    form. Bodies take their room from `budget` before they are read, until they are answered.
+    Servers that are given the same `turns` share the loop as one. An exception in `respond` is a
+    500 and an error in the log. Raises OSError when it cannot listen.
     """
-    server = Server(respond, limits, budget)
+    turns = turns or Turns(asyncio.get_running_loop().call_soon)
+    server = Server(respond, limits, budget, turns)
 
     def reader(peer: str) -> RequestReader:
         return RequestReader(limits, peer, admit=admit, refuse=refuse, budget=budget)
@@ -448,6 +499,7 @@ async def serve(
             await bind(host, port),
             lambda: _Connection(server, reader),
             max_connections=limits.max_connections,
+            make_room=server.make_room,
             refusal=encode_response(
                 plain(503, "too many connections", (("retry-after", "1"),)), keep_alive=False
             ),

@@ -1,5 +1,6 @@
 """HTTP/1.1 messages, and the bytes of those we write (RFC 9112). Pure."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -80,7 +81,8 @@ class Response:
 class Limits:
     """What a server takes from its clients.
 
-    A head must be whole within `header_timeout_s`, a body move on within each `body_timeout_s`;
+    A head must be whole within `header_timeout_s`, a body move on within each `body_timeout_s` and
+    be whole within `whole_body_timeout_s`, from when there is room for it;
     a connection without a request is closed after `idle_timeout_s`. A body for which there is no
     room waits with its sender, at most `room_timeout_s`.
     """
@@ -92,6 +94,7 @@ class Limits:
     idle_timeout_s: float = 300.0
     max_header_bytes: int = 16384
     room_timeout_s: float = 5.0
+    whole_body_timeout_s: float = math.inf
 
 
 Admit = Callable[[Head, int | None], Response | None]
@@ -100,6 +103,10 @@ Refuse = Callable[[Head, int, str], Response]
 
 class Budget(Protocol):
     """Bytes that bodies may take, of all connections together."""
+
+    @property
+    def scarce(self) -> bool:
+        """Whether others wait, or little is left."""
 
     def grant(self, size: int) -> bool:
         """Take `size` bytes, or say no; behind those who wait it is no."""

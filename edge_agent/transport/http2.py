@@ -7,6 +7,8 @@ import ngh2
 from edge_agent.transport.grpc import Headers
 
 MAX_HEADER_LIST_BYTES = 16 << 10
+# As over HTTP/1: small fields are many objects in few bytes.
+MAX_HEADERS = 100
 # More calls than an exporter has in flight on one connection, and than an app has.
 MAX_STREAMS = 100
 

@@ -5,6 +5,8 @@ Its rules:
 - Memory is granted before it is used: `http2_streams`.
 - Nothing from a peer raises into the loop. A connection that breaks the protocol, floods, or keeps
   us waiting ends with GOAWAY, and the reason is counted.
+- The loop is for others too: who brings more than a share of work is read no more until the rest
+  has had its turn, which is that of its server (`turns`).
 - A call that comes whole in one read costs no task, no future and no timer: its answer is written
   with all others that the read has brought.
 - Who does not read answers is not read from, and has no more than its streams' answers waiting.
@@ -22,7 +24,8 @@ import ngh2
 from edge_agent.log import Log
 from edge_agent.transport.budget import Budget
 from edge_agent.transport.deadline import Deadline
-from edge_agent.transport.http2 import error_name
+from edge_agent.transport.http2 import MAX_HEADERS, error_name
+from edge_agent.transport.http2_frames import Frames
 from edge_agent.transport.http2_limits import (
     CONFIG,
     NOT_HTTP2,
@@ -40,6 +43,7 @@ from edge_agent.transport.http2_streams import (
     Streams,
     Waiting,
 )
+from edge_agent.transport.turns import Turns
 
 # asyncio's own reads are of 256 KiB, which costs a system call for the memory each time.
 READ_BYTES = 64 << 10
@@ -59,6 +63,7 @@ class Owner(Protocol[Head]):
     budget: Budget
     limits: Limits
     waiting: Waiting
+    turns: Turns
     # One for all: libnghttp2 copies what it keeps before the next read.
     buffer: memoryview
 
@@ -83,13 +88,18 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         self._limits = owner.limits
         self._loop = asyncio.get_running_loop()
         self._http2 = ngh2.Connection(ngh2.Role.SERVER, CONFIG)
-        self._streams = Streams(owner.calls, owner.budget, owner.waiting, owner.limits, self)
+        self._streams = Streams(
+            owner.calls, owner.budget, owner.waiting, owner.limits, owner.turns, self
+        )
         self._deadline = Deadline(self._loop, self._expired)
         self._transport: asyncio.Transport
         self.now_s = self._heard_s = self._loop.time()
         self._wake_s = math.inf
-        # Since when a frame is incomplete, as far as that shows; the first is the preface.
+        # Since when a frame is incomplete; the first is the preface.
         self._partial_s: float | None = self.now_s
+        self._frames = Frames()
+        # When a call was last begun or answered: what says nothing but PING is idle.
+        self._active_s = self.now_s
         self._paused_s: float | None = None
         self._control = ControlFrames(self.now_s)
         self._requests = 0
@@ -98,7 +108,9 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         self._untaken: dict[int, float] = {}
         # Answered before their end: reset once the answer is out.
         self._cut: list[int] = []
-        self._started = self._leaving = self._ended = self._turning = self._excused = False
+        self._started = self._leaving = self._ended = self._turning = False
+        # Calls wait for their turn, and nothing is read.
+        self._queuing = False
 
     # What asyncio calls
 
@@ -121,8 +133,9 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
             return
         self.now_s = self._heard_s = self._loop.time()
         try:
+            self._note_frames(data)
             self._http2.receive_data(data)
-            self._turn(read=True)
+            self._turn()
         except ngh2.NGH2Error as error:
             self._broken(error)
 
@@ -141,7 +154,7 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
     def resume_writing(self) -> None:
         """It has taken them."""
         self._paused_s = None
-        self._transport.resume_reading()
+        self._read_on()
         self.flush()
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -169,7 +182,7 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
                 http2.send_response(stream_id, reply.headers, end_stream=True)
         except ngh2.NGH2Error:
             return
-        self._untaken[stream_id] = self.now_s
+        self._untaken[stream_id] = self._active_s = self.now_s
         if not last:
             self._cut.append(stream_id)
 
@@ -220,14 +233,13 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         except ngh2.NGH2Error as error:
             self._broken(error)
 
-    def _turn(self, *, read: bool = False) -> None:
+    def _turn(self) -> None:
         """Take what has happened and send what is to be sent, until nothing is left of both."""
         http2 = self._http2
         self._turning = True
         try:
+            self._streams.go_on()
             events = http2.events()
-            if read:
-                self._note_partial(partial=not events)
             while True:
                 for event in events:
                     self._take(event)
@@ -244,6 +256,28 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
             self._turning = False
         if self._streams or self._untaken:
             self.wake_at(self.now_s + self._limits.stall_s)
+        if self._streams.late and not self._queuing:
+            self._queuing = True
+            self._transport.pause_reading()
+            self._owner.turns.wait(self._own_turn)
+
+    def _own_turn(self) -> None:
+        self._queuing = False
+        if self._transport.is_closing():
+            return
+        self.now_s = self._loop.time()
+        self.flush()
+        if not self._queuing:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Read again, unless there is another reason not to."""
+        if self._paused_s is not None or self._queuing:
+            return
+        if self._partial_s is not None:
+            # That the rest of it was not read is not the peer's fault.
+            self._partial_s = self._loop.time()
+        self._transport.resume_reading()
 
     def _take(self, event: ngh2.Event) -> None:
         match event:
@@ -252,6 +286,11 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
                     self._end("flood", "empty frames", ngh2.ErrorCode.ENHANCE_YOUR_CALM)
                 self._streams.data(stream_id, data, last=last)
             case ngh2.RequestReceived(stream_id=stream_id, headers=headers, end_stream=last):
+                if len(headers) > MAX_HEADERS:
+                    cause = f"{len(headers)} header fields"
+                    self._end("header_bomb", cause, ngh2.ErrorCode.ENHANCE_YOUR_CALM)
+                    return
+                self._active_s = self.now_s
                 self._requests += 1
                 self._last_stream_id = stream_id
                 self._streams.begin(stream_id, headers, last=last)
@@ -276,22 +315,17 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
             with contextlib.suppress(ngh2.NGH2Error):
                 self._http2.reset_stream(stream_id, ngh2.ErrorCode.NO_ERROR)
         self._cut.clear()
-        self._excused = True
         if out := self._http2.data_to_send():
             self._transport.write(out)
 
     # Time
 
-    def _note_partial(self, *, partial: bool) -> None:
-        """Note a read that brought no event: half a frame, as far as one can see.
-
-        PRIORITY and unknown frames look the same, and who sends one of these last has `first_s`
-        for the next. So does the rest of a call that was refused, which is excused.
-        """
-        if not partial:
+    def _note_frames(self, data: memoryview) -> None:
+        """Note since when a frame is incomplete. One that trickles gains no time by it."""
+        ended = self._frames.feed(data)
+        if not self._frames.inside:
             self._partial_s = None
-            self._excused = False
-        elif self._partial_s is None and not self._excused:
+        elif ended or self._partial_s is None:
             self._partial_s = self.now_s
             self.wake_at(self.now_s + self._limits.first_s)
 
@@ -325,6 +359,17 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
             yield self._heard_s + self._limits.idle_s, "idle"
 
     # Ends
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """Since when there is no call; None while there is one, or the end has come."""
+        busy = self._ended or self._streams or self._untaken
+        return None if busy else self._active_s
+
+    def make_room(self) -> None:
+        """End at once, for others to come in."""
+        self._end("idle", "too many connections", ngh2.ErrorCode.NO_ERROR)
+        self._transport.abort()
 
     def _broken(self, error: ngh2.NGH2Error) -> None:
         flooded = isinstance(error, ngh2.DenialOfServiceError)

@@ -9,21 +9,29 @@ object of its own. For any other the five bytes before the message tell its size
   the rest stays with the sender, up to `wait_s` or the call's own deadline; then it is refused.
 
 What a refused call still sends is thrown away as it comes.
+
+A body has a minute from then on, and where room is scarce the slow lose theirs first. Whole calls
+that come when the loop has had enough of them (`turns`) wait, in order, for `go_on`; their data is
+counted in the budget as well.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from edge_agent.transport.budget import Budget
 from edge_agent.transport.grpc import PREFIX_BYTES, Headers, timeout_s
+from edge_agent.transport.turns import Turns
 
 # HTTP/2's own default (RFC 9113, 6.9.2).
 INITIAL_WINDOW = (1 << 16) - 1
 # A body has to bring this much, and this part of itself, in each `stall_s`.
 _MIN_PROGRESS_BYTES = 1024
 _MIN_PROGRESS_PART = 32
+# Where room is scarce it is looked at this often, and has to be on its way to come within that.
+_PACE_S = 10.0
+_ALL_S = 100.0
 
 Head = TypeVar("Head")
 
@@ -41,6 +49,8 @@ class Limits:
     idle_s: float = 300.0
     # For a body to make progress, and for a peer to take its answers.
     stall_s: float = 30.0
+    # For a body to come to its end, from when it has its room.
+    body_s: float = 60.0
     # For room: half of what SDKs wait for an answer, so that they learn when to come back.
     wait_s: float = 5.0
 
@@ -54,6 +64,14 @@ class Reply:
     trailers: Headers = ()
 
 
+class Later(Protocol):
+    """A future of a Reply, which does not fail."""
+
+    def add_done_callback(self, call: Callable[[Any], object], /) -> None:
+        """Call `call` with it when the Reply is there."""
+        ...
+
+
 class Calls(Protocol[Head]):
     """What answers the calls. None of it may raise or wait."""
 
@@ -61,8 +79,9 @@ class Calls(Protocol[Head]):
         """What is known of a call by its headers, or its answer."""
         ...
 
-    def message(self, head: Head, data: bytes) -> Reply:
-        """The answer to a call whose data, prefix and message, has come to its end."""
+    def message(self, head: Head, data: bytes) -> Reply | Later:
+        """The answer to a call whose data, prefix and message, has come to its end; or a future of
+        it, for which only its own call waits."""
         ...
 
     def refuse_size(self, size: int) -> Reply | None:
@@ -91,6 +110,10 @@ class Wire(Protocol):
         """Queue an answer; unless `last`, the peer is still sending and is told to stop."""
         ...
 
+    def flush(self) -> None:
+        """Send what was queued, outside of a read."""
+        ...
+
     def taken(self, stream_id: int, size: int) -> None:
         """`size` bytes of a stream's data are not held any more."""
         ...
@@ -112,43 +135,84 @@ class Waiting:
 
 
 class _Body(Generic[Head]):
-    """A call whose data comes in pieces. `granted` are its bytes of the budget."""
+    """A call whose data comes in pieces. `granted` are its bytes of the budget, since `begun_s`.
 
-    __slots__ = ("data", "due_s", "end_wait", "granted", "head", "headers", "needed", "seen")
+    It is looked at when `due_s` has come, and has to have made progress by `stall_s`.
+    """
 
-    def __init__(self, head: Head, headers: Headers, due_s: float) -> None:
+    __slots__ = (
+        "begun_s",
+        "data",
+        "due_s",
+        "end_wait",
+        "granted",
+        "head",
+        "needed",
+        "seen",
+        "stall_s",
+        "timeout_s",
+    )
+
+    def __init__(self, head: Head, timeout_s: float | None, due_s: float) -> None:
         self.head = head
-        self.headers = headers
+        self.timeout_s = timeout_s
         # Not a list of pieces: a piece of one byte would take forty.
         self.data = bytearray()
         self.seen = 0
         self.needed: int | None = None
         self.granted = 0
-        self.due_s = due_s
+        self.begun_s = math.inf
+        self.due_s = self.stall_s = due_s
         self.end_wait: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole(Generic[Head]):
+    """A call that has come and waits for its turn. Its data is counted in the budget."""
+
+    head: Head
+    data: bytes
+    last: bool
 
 
 class Streams(Generic[Head]):
     """The open calls of one connection."""
 
     def __init__(
-        self, calls: Calls[Head], budget: Budget, waiting: Waiting, limits: Limits, wire: Wire
+        self,
+        calls: Calls[Head],
+        budget: Budget,
+        waiting: Waiting,
+        limits: Limits,
+        turns: Turns,
+        wire: Wire,
     ) -> None:
         self._calls = calls
         self._budget = budget
         self._waiting = waiting
         self._limits = limits
+        self._turns = turns
         self._wire = wire
-        # Without data so far, the last is when its patience ends. One that is refused for its head
-        # is told so with its first data: what is wrong with its frames comes first.
-        self._begun: dict[int, tuple[Head | Reply, Headers, float]] = {}
+        # Without data so far: what is known of it, its timeout, and when our patience ends. Not its
+        # headers: a few bytes, in HPACK, are 16 KiB of them. One that is refused for its head is
+        # told so with its first data: what is wrong with its frames comes first.
+        self._begun: dict[int, tuple[Head | Reply, float | None, float]] = {}
         self._bodies: dict[int, _Body[Head]] = {}
+        # In the order in which they came to their end.
+        self._whole: dict[int, _Whole[Head]] = {}
+        # Answered later; whether their peers have ended them.
+        self._later: dict[int, bool] = {}
         # Calls whose data did not come in time.
         self.stalled = 0
 
     def __len__(self) -> int:
         """How many calls have no answer yet."""
-        return len(self._begun) + len(self._bodies)
+        return len(self._begun) + len(self._bodies) + len(self._whole) + len(self._later)
+
+    @property
+    def late(self) -> bool:
+        """Whether calls wait for their turn: `go_on`."""
+        return bool(self._whole)
 
     # What has come
 
@@ -158,18 +222,19 @@ class Streams(Generic[Head]):
         if last:
             self._answer_begun(stream_id, head, b"", last=True)
         else:
-            self._begun[stream_id] = (head, headers, self._wire.now_s + self._limits.stall_s)
+            patience_s = timeout_s(dict(headers).get(b"grpc-timeout", b""))
+            self._begun[stream_id] = (head, patience_s, self._wire.now_s + self._limits.stall_s)
 
     def data(self, stream_id: int, data: bytes, *, last: bool) -> None:
         """A frame of a call's data."""
         begun = self._begun.pop(stream_id, None)
         if begun is not None:
-            head, headers, due_s = begun
+            head, patience_s, due_s = begun
             if last or isinstance(head, Reply):
                 self._wire.taken(stream_id, len(data))
                 self._answer_begun(stream_id, head, data, last=last)
                 return
-            self._bodies[stream_id] = body = _Body(head, headers, due_s)
+            self._bodies[stream_id] = body = _Body(head, patience_s, due_s)
         elif (found := self._bodies.get(stream_id)) is not None:
             body = found
         else:
@@ -177,13 +242,13 @@ class Streams(Generic[Head]):
             return
         body.data += data
         if last:
-            self._whole(stream_id, last=True)
+            self._finish(stream_id, last=True)
         elif body.needed is None:
             if len(body.data) >= PREFIX_BYTES:
                 self._claim(stream_id, body)
         elif len(body.data) > body.needed:
             # More than one message: what is wrong with it is already known.
-            self._whole(stream_id, last=False)
+            self._finish(stream_id, last=False)
 
     def trailers(self, stream_id: int) -> None:
         """A client's trailers end its data."""
@@ -191,16 +256,23 @@ class Streams(Generic[Head]):
         if begun is not None:
             self._answer_begun(stream_id, begun[0], b"", last=True)
         else:
-            self._whole(stream_id, last=True)
+            self._finish(stream_id, last=True)
 
     def gone(self, stream_id: int) -> None:
         """The stream is closed, by whomever."""
         self._begun.pop(stream_id, None)
+        self._later.pop(stream_id, None)
         self._drop(stream_id)
+        whole = self._whole.pop(stream_id, None)
+        if whole is not None:
+            self._budget.release(len(whole.data))
 
     def end(self) -> None:
         """The connection is closed: nothing is held any more."""
         self._begun.clear()
+        self._later.clear()
+        for stream_id in list(self._whole):
+            self.gone(stream_id)
         for stream_id in list(self._bodies):
             self._drop(stream_id)
 
@@ -215,15 +287,52 @@ class Streams(Generic[Head]):
                 continue
             if body.end_wait is not None:
                 self._refuse(stream_id, self._calls.refuse_load())
-            elif len(body.data) - body.seen < _progress(body.needed or 0):
+            elif self._too_slow(body, now_s):
                 self._refuse_stalled(stream_id)
             else:
-                body.seen = len(body.data)
-                body.due_s = now_s + self._limits.stall_s
+                self._set_due(body, now_s)
         return min(
             min((due_s for _, _, due_s in self._begun.values()), default=math.inf),
             min((body.due_s for body in self._bodies.values()), default=math.inf),
         )
+
+    def go_on(self) -> None:
+        """Answer calls that have waited for their turn, while it is theirs."""
+        while self._whole and not self._turns.over:
+            stream_id = next(iter(self._whole))
+            whole = self._whole.pop(stream_id)
+            self._budget.release(len(whole.data))
+            self._answer(stream_id, whole)
+
+    # Time
+
+    def _too_slow(self, body: _Body[Head], now_s: float) -> bool:
+        """Whether a body that is due is given up; if not, its progress is noted."""
+        needed, came = body.needed or 0, len(body.data)
+        if body.granted:
+            spent_s = now_s - body.begun_s
+            scarce = self._budget.scarce
+            if spent_s >= self._limits.body_s or (scarce and came < needed * spent_s / _ALL_S):
+                return True
+        if now_s < body.stall_s:
+            return False
+        if came - body.seen < max(_MIN_PROGRESS_BYTES, needed // _MIN_PROGRESS_PART):
+            return True
+        body.seen, body.stall_s = came, now_s + self._limits.stall_s
+        return False
+
+    def _set_due(self, body: _Body[Head], now_s: float) -> None:
+        # One without a size yet has no room, and nothing but its first patience.
+        body.due_s = min(body.stall_s, body.begun_s + self._limits.body_s)
+        if body.granted:
+            body.due_s = min(body.due_s, now_s + _PACE_S)
+
+    def _grant(self, body: _Body[Head], size: int, now_s: float) -> None:
+        """The budget has given a body the last it needs."""
+        body.granted += size
+        body.begun_s = now_s
+        self._set_due(body, now_s)
+        self._wire.wake_at(body.due_s)
 
     # Room
 
@@ -232,7 +341,7 @@ class Streams(Generic[Head]):
         size = int.from_bytes(body.data[1:PREFIX_BYTES], "big")
         body.needed = needed = PREFIX_BYTES + size
         if len(body.data) > needed:
-            self._whole(stream_id, last=False)
+            self._finish(stream_id, last=False)
             return
         if (refusal := self._calls.refuse_size(size)) is not None:
             self._refuse(stream_id, refusal)
@@ -243,9 +352,9 @@ class Streams(Generic[Head]):
             return
         body.granted = first
         if (missing := needed - first) == 0:
-            return
-        if self._budget.grant(missing):
-            body.granted = needed
+            self._grant(body, 0, self._wire.now_s)
+        elif self._budget.grant(missing):
+            self._grant(body, missing, self._wire.now_s)
             self._wire.let_in(stream_id, needed)
         elif self._waiting.count >= self._limits.max_waiting:
             self._refuse(stream_id, self._calls.refuse_load())
@@ -253,10 +362,9 @@ class Streams(Generic[Head]):
             self._wait(stream_id, body, missing)
 
     def _wait(self, stream_id: int, body: _Body[Head], missing: int) -> None:
-        deadline_s = timeout_s(dict(body.headers).get(b"grpc-timeout", b""))
         patience_s = self._limits.wait_s
-        if deadline_s is not None:
-            patience_s = min(patience_s, deadline_s)
+        if body.timeout_s is not None:
+            patience_s = min(patience_s, body.timeout_s)
         body.due_s = self._wire.time_s() + patience_s
         self._wire.wake_at(body.due_s)
         self._waiting.count += 1
@@ -264,9 +372,9 @@ class Streams(Generic[Head]):
         def granted() -> None:
             self._waiting.count -= 1
             body.end_wait = None
-            body.granted += missing
-            body.seen = len(body.data)
-            body.due_s = self._wire.time_s() + self._limits.stall_s
+            now_s = self._wire.time_s()
+            body.seen, body.stall_s = len(body.data), now_s + self._limits.stall_s
+            self._grant(body, missing, now_s)
             self._wire.let_in(stream_id, body.granted)
 
         body.end_wait = self._budget.wait(missing, granted)
@@ -274,15 +382,52 @@ class Streams(Generic[Head]):
     # Ends
 
     def _answer_begun(self, stream_id: int, head: Head | Reply, data: bytes, *, last: bool) -> None:
-        reply = head if isinstance(head, Reply) else self._calls.message(head, data)
-        self._wire.answer(stream_id, reply, last=last)
+        if isinstance(head, Reply):
+            self._wire.answer(stream_id, head, last=last)
+        else:
+            self._take(stream_id, _Whole(head, data, last), 0)
 
-    def _whole(self, stream_id: int, *, last: bool) -> None:
-        body = self._drop(stream_id)
+    def _finish(self, stream_id: int, *, last: bool) -> None:
+        body = self._pop(stream_id)
         if body is not None:
-            data = bytes(body.data)
+            whole = _Whole(body.head, bytes(body.data), last)
             body.data.clear()
-            self._wire.answer(stream_id, self._calls.message(body.head, data), last=last)
+            self._take(stream_id, whole, body.granted)
+
+    def _take(self, stream_id: int, whole: _Whole[Head], granted: int) -> None:
+        """Answer a whole call, in its turn. `granted` are its bytes of the budget so far."""
+        if not (self._whole or self._turns.over):
+            self._release(granted)
+            self._answer(stream_id, whole)
+            return
+        missing = len(whole.data) - granted
+        if missing <= 0 or self._budget.grant(missing):
+            self._whole[stream_id] = whole
+            self._release(-missing)
+        else:
+            self._release(granted)
+            self._wire.answer(stream_id, self._calls.refuse_load(), last=whole.last)
+
+    def _release(self, size: int) -> None:
+        if size > 0:
+            self._budget.release(size)
+
+    def _answer(self, stream_id: int, whole: _Whole[Head]) -> None:
+        begun_s = self._wire.time_s()
+        reply = self._calls.message(whole.head, whole.data)
+        self._turns.spend(self._wire.time_s() - begun_s)
+        if isinstance(reply, Reply):
+            self._wire.answer(stream_id, reply, last=whole.last)
+            return
+
+        def answered(done: Any) -> None:
+            # The stream may be gone by now.
+            if (last := self._later.pop(stream_id, None)) is not None:
+                self._wire.answer(stream_id, done.result(), last=last)
+                self._wire.flush()
+
+        self._later[stream_id] = whole.last
+        reply.add_done_callback(answered)
 
     def _refuse(self, stream_id: int, reply: Reply) -> None:
         self.gone(stream_id)
@@ -292,19 +437,18 @@ class Streams(Generic[Head]):
         self.stalled += 1
         self._refuse(stream_id, self._calls.refuse_stall())
 
-    def _drop(self, stream_id: int) -> _Body[Head] | None:
+    def _drop(self, stream_id: int) -> None:
+        body = self._pop(stream_id)
+        if body is not None:
+            self._release(body.granted)
+
+    def _pop(self, stream_id: int) -> _Body[Head] | None:
+        """A body that is not read on; what it was granted is its own still."""
         body = self._bodies.pop(stream_id, None)
         if body is not None:
             if body.end_wait is not None:
                 self._waiting.count -= 1
                 body.end_wait()
                 body.end_wait = None
-            if body.granted:
-                self._budget.release(body.granted)
-                body.granted = 0
             self._wire.taken(stream_id, len(body.data))
         return body
-
-
-def _progress(size: int) -> int:
-    return max(_MIN_PROGRESS_BYTES, size // _MIN_PROGRESS_PART)

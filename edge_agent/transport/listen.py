@@ -8,7 +8,8 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 
 from edge_agent.log import Log
 from edge_agent.settings import Address
@@ -23,6 +24,28 @@ _SAME_PORT_TRIES = 16
 _ACCEPT_PAUSE_S = 1.0
 _TLS_SHUTDOWN_S = 5.0
 _NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+
+class Connection(Protocol):
+    """A connection, as far as it can be in others' way."""
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """Since when nothing is asked of us (the loop's time); None while something is."""
+        ...
+
+
+Idle = TypeVar("Idle", bound=Connection)
+
+
+def longest_idle(connections: Iterable[Idle]) -> Idle | None:
+    """The connection that has been idle for longest; None if none is."""
+    longest, since_s = None, None
+    for connection in connections:
+        idle_since_s = connection.idle_since_s
+        if idle_since_s is not None and (since_s is None or idle_since_s < since_s):
+            longest, since_s = connection, idle_since_s
+    return longest
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:
@@ -104,7 +127,8 @@ class Acceptor:
     """Takes connections from listening sockets, never more than `max_connections` at a time.
 
     `protocol_factory` makes the protocol of each; whoever owns it calls `release` when the
-    connection has ended. An excess connection is sent `refusal` (in plaintext alone) and closed.
+    connection has ended. For an excess connection `make_room` may end one that is idle, and release
+    it; if it cannot, the excess one is sent `refusal` (in plaintext alone) and closed.
     """
 
     def __init__(
@@ -113,6 +137,7 @@ class Acceptor:
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         *,
         max_connections: int,
+        make_room: Callable[[], bool],
         refusal: bytes,
         tls: ssl.SSLContext | None,
         handshake_timeout_s: float,
@@ -121,6 +146,7 @@ class Acceptor:
         self._listeners = listeners
         self._protocol_factory = protocol_factory
         self._max_connections = max_connections
+        self._make_room = make_room
         self._refusal = refusal
         self._tls = tls
         self._handshake_timeout_s = handshake_timeout_s
@@ -167,7 +193,7 @@ class Acceptor:
             )
             return
         connection.settimeout(0)
-        if len(self._open) >= self._max_connections:
+        if len(self._open) >= self._max_connections and not self._make_room():
             self._refuse(connection)
             return
         protocol = self._protocol_factory()

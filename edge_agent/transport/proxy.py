@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edge_agent.settings import ConfigError, Endpoint, environ_text, in_context, parse_endpoint
+from edge_agent.transport.loopback import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,7 @@ def _parse_proxy(text: str) -> Proxy:
 
 def _direct(host: str, port: int, no_proxy: str) -> bool:
     address = _address_bits(host)
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    if address is not None and (_in_block(address, "127.0.0.0/8") or _in_block(address, "::1")):
+    if is_loopback(host):
         return True
     return any(
         _excepted(host, port, address, entry.lower()) for entry in re.split(r"[,\s]+", no_proxy)

@@ -14,11 +14,9 @@ from edge_agent import check
 from edge_agent.check import Finding
 from edge_agent.clients import clients as real_clients
 from edge_agent.config import Config, load
-from edge_agent.config_table import BY_KEY
 from edge_agent.exporter.retry import Delivered, Denied, Outcome, Rejected, Retry
 from edge_agent.otlp.signal import Signal
-from edge_agent.parts import RAM_BYTES, Parts
-from edge_agent.settings import format_size
+from edge_agent.parts import Parts
 from edge_agent.state import open_state
 from edge_agent.transport.http1 import Limits, Request, Response, serve
 from tests.fakes.machine import machine
@@ -75,7 +73,7 @@ async def test_a_check_that_passes_prints_ok_alone(tmp_path: Path) -> None:
         "ok    host       sampled every 15s, read under /\n",
         "ok    receiver   gRPC on localhost:0: metrics, traces, logs\n",
         "ok    receiver   HTTP on 127.0.0.1:0: metrics, traces, logs\n",
-        f"ok    buffer     up to 16MiB in RAM; state in {tmp_path}/a/b\n",
+        f"ok    buffer     a ring of 64MiB in {tmp_path}/a/b\n",
         "ok    health     http://127.0.0.1:0/health\n",
         "ok    collector  metrics to http://collector:4317: 12 ms\n",
         "ok    collector  traces to http://collector:4317: 12 ms\n",
@@ -140,6 +138,16 @@ def test_warnings_of_the_settings_are_shown(tmp_path: Path) -> None:
     )
 
 
+def test_full_validation_without_its_library_is_a_warning(tmp_path: Path) -> None:
+    """As at the start of the agent."""
+    file = "/x/agent.yaml"
+    host = machine({file: "receiver.validate: full"}, protobuf=False)
+    environ = {**ENVIRON, "BUFFER_PATH": str(tmp_path)}
+    found = list(check.plan(load({"--config": file}, environ, host)))
+    assert [finding.level for finding in found] == ["ok", "warn", "ok"]
+    assert "install pulseops-edge[full]" in found[1].message
+
+
 def test_a_state_directory_under_a_file_fails(tmp_path: Path) -> None:
     """It could never be made."""
     (tmp_path / "a").touch()
@@ -200,11 +208,6 @@ def test_a_state_directory_that_knows_no_locks_is_nobodys(
     open_state(settings.buffer.path).close()
     monkeypatch.setattr(fcntl, "flock", flock)
     assert check.state_directory(settings).level == "ok"
-
-
-def test_what_is_said_of_memory_is_what_the_agent_holds() -> None:
-    """One number, in check and in the table of settings."""
-    assert format_size(RAM_BYTES) in BY_KEY["buffer.max_size"].not_yet
 
 
 # ---- what is listened for -----------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """The settings: CONTRACT's table row by row, precedence, odd cases, and every message whole."""
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.config import Config, InvalidConfigError, effective, environment, load
-from edge_agent.config_rules import is_loopback
 from edge_agent.config_sources import DEFAULT_FILE, MAX_FILE_BYTES, Machine, Source
 from edge_agent.config_table import BY_KEY, SETTINGS
 from edge_agent.otlp.signal import Signal
 from edge_agent.settings import Address, Endpoint
 from tests.fakes.machine import machine
+from tests.fakes.programs import ROOT
 
 COLLECTOR = "https://collector.example.com:4317"
 ENVIRON = {"CUSTOMER_ID": "demo", "OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR}
@@ -388,6 +390,8 @@ def test_grpcio_does_not_speak_http() -> None:
             {f"{OTLP}ENDPOINT": "http://localhost:7", "RECEIVER_GRPC": "0.0.0.0:7"},
             "collector.endpoint",
         ),
+        ({f"{OTLP}ENDPOINT": "http://[::ffff:127.0.0.1]:4317"}, "collector.endpoint"),
+        ({f"{OTLP}ENDPOINT": "http://0.0.0.0:4317"}, "collector.endpoint"),
     ],
 )
 def test_a_peer_on_the_receivers_own_port_turns_the_receiver_off(
@@ -423,21 +427,54 @@ def test_a_disabled_receiver_wants_no_port() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "loopback"),
+    ("yaml", "protobuf", "warned"),
     [
-        ("localhost", True),
-        ("LOCALHOST.", True),
-        ("127.0.0.53", True),
-        ("::1", True),
-        ("0:0:0:0:0:0:0:1", True),
-        ("1::", False),
-        ("127.example.com", False),
-        ("1", False),
+        ("receiver.validate: full", False, True),
+        ("receiver.validate: full", True, False),
+        ("receiver.validate: structure", False, False),
+        ("receiver: {validate: full, enabled: false}", False, False),
     ],
 )
-def test_loopback_has_names_and_numbers(host: str, loopback: bool) -> None:
-    """What counts as this machine."""
-    assert is_loopback(host) is loopback
+def test_full_validation_without_its_library_is_said_at_the_start(
+    yaml: str, protobuf: bool, warned: bool
+) -> None:
+    """It works, at twenty times the cost: nobody should find that out from a slow agent."""
+    asked = []
+
+    def installed() -> bool:
+        asked.append(True)
+        return protobuf
+
+    host = replace(machine({FILE: yaml}), protobuf_installed=installed)
+    warnings = load({"--config": FILE}, ENVIRON, host).warnings
+    assert warnings == (
+        (
+            f"receiver.validate=full ({FILE}:1): opentelemetry-proto is not installed: requests are"
+            " read in Python, at twenty times the cost, and a large one holds up all others for"
+            " seconds; install pulseops-edge[full], or set receiver.validate: structure",
+        )
+        if warned
+        else ()
+    )
+    # Looking for it imports what is around it.
+    assert bool(asked) == (yaml == "receiver.validate: full")
+
+
+@pytest.mark.parametrize("validate", ["structure", "full"])
+def test_protobuf_is_not_imported_to_read_the_settings(validate: str, tmp_path: Path) -> None:
+    """And nothing of it where the framing is all that is looked at."""
+    file = tmp_path / "agent.yaml"
+    file.write_text(f"receiver.validate: {validate}")
+    script = (
+        "import sys; from edge_agent import config;"
+        f"config.load({{'--config': {str(file)!r}}}, {ENVIRON!r}); import edge_agent.agent;"
+        "print([m for m in sys.modules if m.startswith(('google.protobuf', 'opentelemetry'))])"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    found = process.stdout.strip()
+    assert found == "[]" if validate == "structure" else "_pb2" not in found
 
 
 def test_port_zero_clashes_with_nobody() -> None:
@@ -539,12 +576,8 @@ def test_a_setting_that_is_not_acted_on_yet_says_so_when_it_is_set(setting: Any)
 def test_the_settings_that_are_not_acted_on_yet() -> None:
     """The list shrinks; `--help` and the table in the README mark them."""
     assert [setting.key for setting in NOT_YET] == [
-        "collector.drain_rate",
         "collector.max_bytes_per_day",
         "adapter.spill",
-        "buffer.max_size",
-        "buffer.flush_interval",
-        "buffer.durability",
     ]
 
 
@@ -704,4 +737,5 @@ def test_the_real_machine_answers(tmp_path: Path) -> None:
     status = os.fstat(2)
     assert real.stderr_id() == f"{status.st_dev}:{status.st_ino}"
     assert real.grpcio_installed() is (find_spec("grpc") is not None)
+    assert real.protobuf_installed() is (find_spec("opentelemetry") is not None)
     assert environment() is os.environ

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,8 +26,10 @@ from edge_agent.load.report import Latencies, Report
 from edge_agent.otlp.signal import Signal
 from edge_agent.settings import ConfigError, Endpoint
 from edge_agent.stop import STOP_SIGNALS, StopRequest
+from edge_agent.transport.server_tls import PemFile, server_context
 from tests.fakes import clock
-from tests.fakes.collector import Answer, FakeCollector, Received
+from tests.fakes.certificates import Authority
+from tests.fakes.collector import Answer, FakeCollector, Received, ServerTls
 from tests.fakes.http_collector import FakeHttpCollector
 from tests.fakes.programs import ROOT, free_port
 
@@ -83,6 +86,9 @@ def test_flags_change_it() -> None:
             "--size": "2KiB",
             "--connections": "3",
             "--gzip": "",
+            "--certificate": "/ca.pem",
+            "--client-certificate": "/app.pem",
+            "--client-key": "/app.key",
         }
     )
     assert asked == Options(
@@ -95,6 +101,9 @@ def test_flags_change_it() -> None:
         item_bytes=2048,
         connections=3,
         gzip=True,
+        certificate="/ca.pem",
+        client_certificate="/app.pem",
+        client_key="/app.key",
     )
 
 
@@ -151,6 +160,31 @@ def test_what_cannot_be_used_is_named(
     assert str(caught.value) == message
     assert command.run({flag: value}, StopRequest(), as_json=False) == 2
     assert capsys.readouterr().err == f"otel-agent load: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"--certificate": "/ca.pem", "--endpoint": "http://gateway"},
+            "--certificate=/ca.pem (command line): http://gateway:80 has no TLS; write https://"
+            " into --endpoint",
+        ),
+        (
+            {"--client-key": "/a.key", "--endpoint": "https://gateway"},
+            "--client-key=/a.key (command line): needs --client-certificate; set it too",
+        ),
+        (
+            {"--client-certificate": "/a.pem", "--endpoint": "https://gateway"},
+            "--client-certificate=/a.pem (command line): needs --client-key; set it too",
+        ),
+    ],
+)
+def test_files_of_tls_go_with_tls_and_with_each_other(flags: dict[str, str], message: str) -> None:
+    """Said before anything is sent."""
+    with pytest.raises(ConfigError) as caught:
+        options(flags)
+    assert str(caught.value) == message
 
 
 # ---- bodies -------------------------------------------------------------------------------------
@@ -556,6 +590,42 @@ async def test_a_load_arrives_until_ctrl_c(protocol: str) -> None:
     assert report.refused == {code: 8}
     assert report.accepted == report.sent - 8
     assert err.getvalue().endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+@pytest.mark.parametrize("wrong", ["", "stranger", "untrusted"])
+async def test_a_load_goes_over_tls_with_a_client_certificate(
+    protocol: str, wrong: str, tmp_path: Path
+) -> None:
+    """To a receiver that wants one of its own authority, and proves to be of the one we trust."""
+    authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other", "another")
+    server, client = authority.issue("localhost"), authority.issue("app")
+    if wrong == "stranger":
+        client = other.issue("app")
+    if protocol == "grpc":
+        collector: Any = FakeCollector(tls=ServerTls(server, authority.certificate))
+    else:
+        names = ("receiver.tls.certificate", "receiver.tls.key", "receiver.tls.client_ca")
+        paths = (server.certificate, server.key, authority.certificate)
+        files = [PemFile(name, str(path)) for name, path in zip(names, paths, strict=True)]
+        collector = FakeHttpCollector(tls=server_context(*files))
+    async with collector:
+        asked = options(
+            {
+                "--endpoint": f"https://localhost:{collector.endpoint.port}",
+                "--protocol": protocol,
+                "--duration": "1s",
+                "--rate": "5",
+                "--connections": "1",
+                "--certificate": str((other if wrong == "untrusted" else authority).certificate),
+                "--client-certificate": str(client.certificate),
+                "--client-key": str(client.key),
+            }
+        )
+        report = await send(asked, StopRequest(), io.StringIO())
+        assert len(collector.received) == (0 if wrong else report.requests)
+    assert report.requests > 0
+    assert report.all_accepted is (not wrong)
 
 
 def test_a_load_to_nobody_fails_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,15 @@ def test_load_has_flags_of_its_own() -> None:
     assert parse(["load", "--help"]) == CommandLine("help", topic="load")
 
 
+def test_buffer_has_words_and_flags_of_its_own() -> None:
+    """A word may be `-`, or the name of a command; --config is the agent's."""
+    asked = parse(["buffer", "export", "-", "--config", "/x", "--remove", "--signal=logs"])
+    flags = {"--config": "/x", "--remove": "", "--signal": "logs"}
+    assert asked == CommandLine("buffer", flags, words=("export", "-"))
+    assert parse(["buffer", "import", "load"]).words == ("import", "load")
+    assert parse(["buffer", "show", "--help"]) == CommandLine("help", topic="buffer")
+
+
 def test_help_and_version_win_over_the_rest() -> None:
     """Whoever asks for help does not want to run."""
     assert parse(["check", "-h"]) == parse(["--help"]) == CommandLine("help")
@@ -120,7 +129,7 @@ def test_help_and_version_win_over_the_rest() -> None:
         ),
         (["--config"], "--config needs a value; write --config FILE"),
         (["--node-id", "--json"], "--node-id needs a value; write --node-id ID"),
-        (["--json"], "--json goes with config and load; write otel-agent config --json"),
+        (["--json"], "--json goes with config, load and buffer; write otel-agent config --json"),
         (["--rate", "9"], "--rate goes with load; write otel-agent load --rate N"),
         (["check", "--gzip"], "--gzip goes with load; write otel-agent load --gzip"),
         (
@@ -134,6 +143,17 @@ def test_help_and_version_win_over_the_rest() -> None:
         ),
         (["load", "--size"], "--size needs a value; write --size BYTES"),
         (["load", "100"], "100 is one word too many behind load; see otel-agent --help"),
+        (["--remove"], "--remove goes with buffer; see otel-agent buffer --help"),
+        (
+            ["buffer", "--rate=9"],
+            "--rate is not a flag of buffer; the nearest known is --format;"
+            " see otel-agent buffer --help",
+        ),
+        (
+            ["buffer", "show", "--pth=/x"],
+            "--pth is not a flag of buffer; the nearest known is --path;"
+            " see otel-agent buffer --help",
+        ),
     ],
 )
 def test_what_is_not_ours_is_named_with_the_nearest_that_is(argv: list[str], message: str) -> None:
@@ -169,6 +189,13 @@ def test_help_of_load_is_as_recorded(capsys: pytest.CaptureFixture[str]) -> None
     assert program.main(["load", "--help"]) == 0
     expected = (GOLDEN / "help-load.txt").read_text("utf-8")
     assert capsys.readouterr().out == help_text("load") == expected
+
+
+def test_help_of_buffer_is_as_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    """Golden: tests/golden/config/help-buffer.txt."""
+    assert program.main(["buffer", "--help"]) == 0
+    expected = (GOLDEN / "help-buffer.txt").read_text("utf-8")
+    assert capsys.readouterr().out == help_text("buffer") == expected
 
 
 def test_config_is_as_recorded(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

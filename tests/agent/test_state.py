@@ -1,5 +1,6 @@
 """The state directory."""
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.state import InUseError, open_state
+from edge_agent.state import InUseError, in_use, open_state
 
 
 def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
@@ -58,3 +59,25 @@ def test_a_file_system_without_locks_is_a_problem_not_an_end(
 
     monkeypatch.setattr("edge_agent.state.fcntl.flock", no_locks)
     assert open_state(str(tmp_path)).problem == f"cannot lock {tmp_path}: No locks available"
+
+
+def test_others_see_that_it_is_in_use(tmp_path: Path) -> None:
+    """Without a place of their own in it, and where there is nothing at all."""
+    assert not in_use(str(tmp_path))
+    state = open_state(str(tmp_path))
+    assert in_use(str(tmp_path))
+    state.close()
+    assert not in_use(str(tmp_path))
+
+
+def test_a_glance_at_the_lock_turns_no_agent_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`in_use` holds it for a moment."""
+    open_state(str(tmp_path)).close()
+    glance = os.open(tmp_path / "lock", os.O_RDONLY)
+    fcntl.flock(glance, fcntl.LOCK_SH)
+    monkeypatch.setattr("edge_agent.state.time.sleep", lambda _: os.close(glance))
+    state = open_state(str(tmp_path))
+    assert state.problem == ""
+    state.close()

@@ -13,6 +13,7 @@ def machine(
     directories: tuple[str, ...] = ("/", "/host"),
     writable: tuple[str, ...] = (),
     grpcio: bool = True,
+    protobuf: bool = True,
     stderr_id: str = "8:12",
 ) -> Machine:
     """A machine called edge-07 with `files` (path -> text), `directories` and a home."""
@@ -33,5 +34,6 @@ def machine(
         home=lambda: "/home/pulse",
         stderr_id=lambda: stderr_id,
         grpcio_installed=lambda: grpcio,
+        protobuf_installed=lambda: protobuf,
         pid=4711,
     )

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,14 +63,16 @@ def sample(metrics: str, name: str, **labels: str) -> float | None:
 class Program:
     """One program; its log goes to a file that the assertion messages show."""
 
-    def __init__(self, module: str, environ: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, module: str, environ: Mapping[str, str], log: Path, arguments: Sequence[str] = ()
+    ) -> None:
         self.log_path = log
         # Settings of whoever runs the tests are not the test's.
         keep = {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
         coverage = {k: v for k, v in os.environ.items() if k.startswith("COVERAGE")}
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", module],
+                [sys.executable, "-W", "error", "-m", module, *arguments],
                 env={**keep, **coverage, **environ},
                 cwd=ROOT,
                 stderr=out,
@@ -130,7 +132,14 @@ class Adapter(Program):
 class Agent(Program):
     """The agent with its state in `state`, sampling every second unless told otherwise."""
 
-    def __init__(self, state: Path, **environ: str) -> None:
+    def __init__(
+        self,
+        state: Path,
+        *,
+        module: str = "edge_agent",
+        arguments: Sequence[str] = (),
+        **environ: str,
+    ) -> None:
         self.port, self.grpc_port, self.http_port = free_port(), free_port(), free_port()
         own = {
             "HEALTH_CHECK_PORT": str(self.port),
@@ -141,7 +150,7 @@ class Agent(Program):
             "NODE_ID": "edge-01",
             "METRICS_INTERVAL": "1s",
         }
-        super().__init__("edge_agent", own | environ, state.with_suffix(".log"))
+        super().__init__(module, own | environ, state.with_suffix(".log"), arguments)
 
     def health(self) -> dict[str, Any] | None:
         return health_of(self, self.port)

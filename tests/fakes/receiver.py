@@ -11,6 +11,7 @@ from edge_agent.otlp.signal import Signal
 from edge_agent.receiver import grpc_server, http_server
 from edge_agent.receiver.core import Core
 from edge_agent.transport.budget import Budget
+from edge_agent.transport.turns import Turns
 
 BUDGET_BYTES = 24 << 20
 
@@ -25,8 +26,9 @@ async def _serve() -> None:
         accounts={},
     )
     budget = Budget(BUDGET_BYTES)
-    server = await http_server.serve(core, budget, host="127.0.0.1", port=0)
-    grpc = await grpc_server.serve(core, budget, host="127.0.0.1", port=0)
+    turns = Turns(asyncio.get_running_loop().call_soon)
+    server = await http_server.serve(core, budget, host="127.0.0.1", port=0, turns=turns)
+    grpc = await grpc_server.serve(core, budget, host="127.0.0.1", port=0, turns=turns)
     print(*server.ports, *grpc.ports, flush=True)  # noqa: T201  (for whoever started it)
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(None, sys.stdin.read)

@@ -21,15 +21,23 @@ class Collector:
     """One collector with its own folder and ports, which it keeps over restarts.
 
     `exporter` is what its pipelines end in: `file` (one JSON line a request, see `lines`) or
-    `debug` (everything in its log, see `log`).
+    `debug` (everything in its log, see `log`). With `form` proto the file is of `format: proto`, to
+    be read by `received_whole`.
     """
 
     def __init__(
-        self, binary: Path, folder: Path, *, exporter: str = "file", tls: ServerTls | None = None
+        self,
+        binary: Path,
+        folder: Path,
+        *,
+        exporter: str = "file",
+        form: str = "json",
+        tls: ServerTls | None = None,
     ) -> None:
         self._binary = binary
         self._tls = tls
         self._exporter = exporter
+        self._form = form
         self._output = folder / "received.jsonl"
         self._log = folder / "collector.log"
         self._config = folder / "config.yaml"
@@ -81,6 +89,10 @@ class Collector:
         Collector passes on what is not UTF-8, and nests as deep as it was sent."""
         return self._output.read_bytes().rpartition(b"\n")[0] if self._output.exists() else b""
 
+    def received_whole(self) -> bytes:
+        """All of what the `file` exporter wrote, in whatever form."""
+        return self._output.read_bytes() if self._output.exists() else b""
+
     async def wait_for(self, enough: Callable[[list[dict[str, Any]]], object]) -> list[Any]:
         """The requests it has taken, once they are `enough`; TimeoutError if they never are."""
         return await self._poll(self.lines, enough)
@@ -131,7 +143,12 @@ class Collector:
             if self._tls.client_ca is not None:
                 tls["tls"]["client_ca_file"] = str(self._tls.client_ca)
         exporters = {
-            "file": {"path": str(self._output), "flush_interval": "50ms", "append": True},
+            "file": {
+                "path": str(self._output),
+                "format": self._form,
+                "flush_interval": "50ms",
+                "append": True,
+            },
             "debug": {"verbosity": "detailed"},
         }
         pipeline = {"receivers": ["otlp"], "exporters": [self._exporter]}

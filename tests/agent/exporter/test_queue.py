@@ -33,6 +33,7 @@ class ScriptedClient:
         self.script = list(script)
         self.takes_s = takes_s
         self.calls: list[tuple[float, bytes]] = []
+        self.taken: list[bytes] = []
         self.open = self.most_open = 0
         self.poison = b""
         self.takes_bytes = 1 << 62
@@ -49,7 +50,10 @@ class ScriptedClient:
             return Rejected("invalid_argument", "bad utf-8")
         if len(body) > self.takes_bytes:
             return Rejected("resource_exhausted", "no more than that", too_large=True)
-        return self.script.pop(0) if self.script else OK
+        outcome = self.script.pop(0) if self.script else OK
+        if isinstance(outcome, Delivered):
+            self.taken.append(body)
+        return outcome
 
     def reconnect(self) -> None:
         pass
@@ -567,6 +571,21 @@ async def test_what_a_peer_refuses_again_and_again_is_logged_once_in_a_while() -
     assert len(said) == 3
     assert "since_last=19" in said[1]
     assert bench.account.rejected["unimplemented"].items == 41
+
+
+@on_fake_time
+async def test_each_culprit_is_named_however_soon_after_another() -> None:
+    """Two services with the same fault are two people to tell."""
+    lines = io.StringIO()
+    log.start("info", journal=True, stream=lines)
+    bench = Bench(ScriptedClient([Rejected("invalid_argument", "bad utf-8")] * 4))
+    for service in ("svc-a", "svc-b", "svc-a", "svc-b"):
+        bench.put(points("m", service=service))
+        await asyncio.sleep(1)
+    await bench.finish()
+    said = [line for line in lines.getvalue().splitlines() if "for good" in line]
+    assert ["svc-a" in line for line in said] == [True, False]
+    assert "svc-b" in said[1]
 
 
 @on_fake_time

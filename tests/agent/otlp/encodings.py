@@ -15,9 +15,13 @@ from tests.agent.otlp.oracle import OWN_ID
 
 KEYS = (
     "service.name", "customer.id", "customer.", "customer", "node.id", "collector.instance.id",
-    "collector.x", "host.name", "os.type", "k", "",
+    "collector.x", "host.name", "os.type", "k", "", "collector.path",
 )  # fmt: skip
-TEXTS = (OWN_ID, OWN_ID[:-1], "x", "", "v" * 130, "Küche")
+OTHER_ID = "deadbeef-0000-4000-8000-00000000cafe"
+TEXTS = (
+    OWN_ID, OWN_ID[:-1], "x", "", "v" * 130, "Küche", OTHER_ID, OTHER_ID.upper(), OTHER_ID[:8],
+    f"01234567,{OWN_ID[:8]}", ",".join(["01234567"] * 8), ",".join(["01234567"] * 9), "0123456,",
+)  # fmt: skip
 
 
 class Writer:

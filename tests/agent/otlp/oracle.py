@@ -82,13 +82,46 @@ def count(signal: Signal, request: Any) -> int:
     return sum(resource_items(signal, resource) for resource in resources(signal, request))
 
 
-def looped(resource: Any) -> bool:
-    """Whether a ResourceX came from ourselves."""
-    return any(
-        attribute.key == "collector.instance.id"
-        and attribute.value.WhichOneof("value") == "string_value"
-        and attribute.value.string_value == OWN_ID
+def texts(resource: Any, key: str) -> list[str]:
+    """The values of an attribute that are strings, of each time it occurs."""
+    return [
+        attribute.value.string_value
         for attribute in resource.resource.attributes
+        if attribute.key == key and attribute.value.WhichOneof("value") == "string_value"
+    ]
+
+
+def passed(resource: Any) -> list[str]:
+    """The agents in the path of a ResourceX."""
+    return [
+        agent
+        for value in texts(resource, "collector.path")
+        if len(value) < 8 * 9 and all(len(agent) == 8 for agent in value.split(","))
+        if _is_hex(value.replace(",", ""))
+        for agent in value.split(",")
+    ]
+
+
+def senders(resource: Any) -> list[str]:
+    """The agents that say they sent a ResourceX: one, where it is sane."""
+    return [
+        value[:8]
+        for value in texts(resource, "collector.instance.id")
+        if [len(part) for part in value.split("-")] == [8, 4, 4, 4, 12]
+        if _is_hex(value.replace("-", ""))
+    ]
+
+
+def _is_hex(text: str) -> bool:
+    return set(text) <= set("0123456789abcdef")
+
+
+def looped(resource: Any) -> bool:
+    """Whether a ResourceX came from ourselves, or has passed more agents than there are."""
+    return (
+        OWN_ID in texts(resource, "collector.instance.id")
+        or OWN_ID[:8] in passed(resource)
+        or len(passed(resource) + senders(resource)) > 8
     )
 
 
@@ -98,6 +131,7 @@ def enriched(signal: Signal, request: Any) -> Any:
     out.CopyFrom(request)
     kept = [r for r in resources(signal, out) if not looped(r)]
     for resource in kept:
+        path = ",".join(passed(resource) + senders(resource))
         attributes = resource.resource.attributes
         theirs = [a for a in attributes if not a.key.startswith(_PREFIXES)]
         keys = {a.key for a in theirs}
@@ -109,6 +143,8 @@ def enriched(signal: Signal, request: Any) -> Any:
         for key, value in IDENTITY:
             if not key.startswith(("service.", "telemetry.")) and key not in keys:
                 attributes.add(key=key).value.string_value = value
+        if path:
+            attributes.add(key="collector.path").value.string_value = path
     copies = [type(r).FromString(r.SerializeToString()) for r in kept]
     del resources(signal, out)[:]
     resources(signal, out).extend(copies)

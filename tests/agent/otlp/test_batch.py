@@ -185,9 +185,9 @@ def reads(enrich: Enricher, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     seen: list[bytes] = []
     original = enrich._read
 
-    def read(encoded: bytes) -> Any:
+    def read(encoded: bytes, left: int) -> Any:
         seen.append(encoded)
-        return original(encoded)
+        return original(encoded, left)
 
     monkeypatch.setattr(enrich, "_read", read)
     return seen
@@ -335,9 +335,68 @@ def test_a_walk_is_bounded_in_steps() -> None:
         admit(Signal.TRACES, b"\x98\x06\x00" * (MAX_FIELDS + 1))
     with pytest.raises(TooLargeError, match="more than"):
         admit(Signal.TRACES, b"\x9b\x06" + b"\xa3\x06\xa4\x06" * MAX_FIELDS + b"\x9c\x06")
-    # What encoders write is not walked: as many spans as fit.
-    body = wire.bytes_field(1, b"\x0a\x00" + spans(MAX_FIELDS * 2))
-    assert admit(Signal.TRACES, body).items == MAX_FIELDS * 2
+
+
+GAUGE = wire.bytes_field(2, b"\x2a\x02\x0a\x00")
+
+
+@pytest.mark.parametrize(
+    ("signal", "around", "one", "fields"),
+    [
+        (Signal.TRACES, (2,), b"\x12\x00", 1),
+        (Signal.LOGS, (2,), b"\x1a\x00", 1),
+        (Signal.TRACES, (), b"\x12\x00", 1),
+        (Signal.TRACES, (), b"\x12\x02\x12\x00", 2),
+        (Signal.TRACES, (), b"\x1a\x00", 1),
+        (Signal.METRICS, (2,), b"\x12\x00", 1),
+        (Signal.METRICS, (2,), b"\x1a\x00", 1),
+        (Signal.METRICS, (2,), GAUGE, 3),
+        (Signal.METRICS, (2, 2), b"\x0a\x00", 1),
+        (Signal.METRICS, (2, 2, 5), b"\x0a\x00", 1),
+        (Signal.METRICS, (2, 2, 7), b"\x10\x01", 1),
+    ],
+)
+@pytest.mark.parametrize("odd", [False, True])
+def test_the_short_cut_is_bounded_as_the_walk_is(
+    signal: Signal, around: tuple[int, ...], one: bytes, fields: int, odd: bool
+) -> None:
+    """4 MiB of two bytes each would stop the loop for half a second, in whatever order."""
+
+    def body(n: int) -> bytes:
+        inner = one * n
+        for field in reversed(around):
+            inner = wire.bytes_field(field, inner)
+        # The walk takes what has its Resource last.
+        return wire.bytes_field(1, inner + b"\x0a\x00" if odd else b"\x0a\x00" + inner)
+
+    # The ResourceX, its Resource, and what is around.
+    most = (MAX_FIELDS - 2 - len(around)) // fields
+    assert admit(signal, body(most)).items == count(signal, body(most))
+    with pytest.raises(TooLargeError, match=f"more than {MAX_FIELDS} fields; send less at once"):
+        admit(signal, body(most + 1))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_resources_share_the_bound(known: bool) -> None:
+    """Each within it, all together beyond; what is remembered is not read, and takes no steps."""
+    one = wire.bytes_field(1, wire.bytes_field(1, b"\x0a\x00" * (1000 if known else 30_000)))
+    enrich = enricher()
+    assert enrich.admit(Signal.TRACES, one).items == 0
+    if known:
+        assert len(enrich.admit(Signal.TRACES, one * 200).body) > 200 * len(one)
+        return
+    with pytest.raises(TooLargeError, match="fields"):
+        enrich.admit(Signal.TRACES, one * 4)
+
+
+def test_what_was_admitted_can_be_walked_again() -> None:
+    """A Resource that is added is a field too: counting, splitting and marking take them all."""
+    bare = b"\x0a\x00" * 10_000 + wire.bytes_field(1, spans(MAX_FIELDS - 20_002))
+    with pytest.raises(TooLargeError, match="fields"):
+        admit(Signal.TRACES, bare)
+    bare = b"\x0a\x00" * 10_000 + wire.bytes_field(1, spans(MAX_FIELDS - 20_003))
+    admitted = admit(Signal.TRACES, bare)
+    assert count(Signal.TRACES, admitted.body) == admitted.items == MAX_FIELDS - 20_003
 
 
 # ---- who sent it --------------------------------------------------------------------------------

@@ -225,12 +225,13 @@ def test_what_is_no_request_cannot_be_marked(body: bytes) -> None:
 
 
 def test_scopes_in_any_number_are_marked() -> None:
-    """What encoders write takes no steps of the walk, which are bounded."""
-    scopes = b"\x12\x00" * (MAX_FIELDS + 1)
+    """As many as are admitted, and no more."""
+    scopes = b"\x12\x00" * (MAX_FIELDS - 2)
     result = mark(Signal.LOGS, wire.bytes_field(1, b"\x0a\x00" + scopes))
     assert result.endswith(scopes)
-    with pytest.raises(TooLargeError):
-        mark(Signal.LOGS, wire.bytes_field(1, scopes + b"\x0a\x00"))
+    for body in (b"\x0a\x00" + scopes + b"\x12\x00", scopes + b"\x12\x00\x0a\x00"):
+        with pytest.raises(TooLargeError):
+            mark(Signal.LOGS, wire.bytes_field(1, body))
 
 
 # ---- putting right ------------------------------------------------------------------------------
@@ -327,7 +328,7 @@ def test_a_mark_is_a_false_in_any_spelling(value: bytes, *, is_turned: bool) -> 
 
 
 def test_more_fields_than_the_walk_takes_are_moved_where_encoders_write_them() -> None:
-    """4 MiB of data points are more than 250,000 fields; only oddly written ones are refused."""
+    """4 MiB of data points are more than 100,000 fields; only oddly written ones are refused."""
     record = wire.bytes_field(2, wire.fixed64_field(1, BOOT))
     body = wire.bytes_field(1, wire.bytes_field(2, record * (MAX_FIELDS + 1)))
     result = of_this_boot(Signal.LOGS, body, 1)

@@ -10,7 +10,7 @@ from edge_agent.otlp.shortcut import (
     scope_items,
 )
 from edge_agent.otlp.signal import Signal
-from edge_agent.otlp.walk import Walk
+from edge_agent.otlp.walk import MAX_FIELDS, TooLargeError, Walk
 
 FIELD = wire.bytes_field
 SPAN = FIELD(2, b"")
@@ -42,13 +42,22 @@ def total(*rest: bytes, kind: int = 7) -> bytes:
     ],
 )
 def test_what_encoders_write_is_counted(signal: Signal, scope: bytes, items: int) -> None:
-    """As the walk counts it."""
+    """As the walk counts it, items and fields."""
     count = scope_data_points if signal is Signal.METRICS else scope_items
-    assert count(scope, 0, len(scope)) == items
-    assert Walk(scope).items(signal, 0, len(scope), 2) == items
+    walk = Walk(scope)
+    assert walk.items(signal, 0, len(scope), 2) == items
+    assert count(scope, 0, len(scope), MAX_FIELDS) == (items, walk.left)
     body = FIELD(1, FIELD(1, b"res") + FIELD(2, scope) + FIELD(3, b"url"))
-    place, rest, end, counted = resource_x(body, 0, count)
+    place, rest, end, counted, left = resource_x(body, 0, count, MAX_FIELDS)
     assert (body[place:rest], end, counted) == (b"res", len(body), items)
+    walk = Walk(body)
+    assert walk.items(signal, 0, len(body), 0) == items
+    assert left == walk.left
+    steps = MAX_FIELDS - left
+    assert resource_x(body, 0, count, steps)[4] == 0
+    for fewer in range(steps):
+        with pytest.raises(TooLargeError, match="more than 100000 fields; send less at once"):
+            resource_x(body, 0, count, fewer)
 
 
 LONG_LENGTH = b"\x12\x80\x80\x80\x80\x01"
@@ -59,6 +68,7 @@ LONG_LENGTH = b"\x12\x80\x80\x80\x80\x01"
     [
         (Signal.TRACES, SPAN + FIELD(4, b"")),
         (Signal.TRACES, SPAN + b"\x12\x05"),
+        (Signal.TRACES, SPAN + b"\x1a\x05"),
         (Signal.TRACES, FIELD(1, b"lib")[:-1]),
         (Signal.TRACES, SPAN + FIELD(1, b"lib")),
         (Signal.TRACES, LONG_LENGTH),
@@ -76,13 +86,14 @@ LONG_LENGTH = b"\x12\x80\x80\x80\x80\x01"
         (Signal.METRICS, gauge(POINT, FIELD(2, b""))),
         (Signal.METRICS, total(b"\x10\x82\x00")),
         (Signal.METRICS, total(b"\x10")),
+        (Signal.METRICS, total(b"\x10\x02", b"\x0a\x05")),
     ],
 )
 def test_anything_else_is_for_the_walk(signal: Signal, scope: bytes) -> None:
     """Valid or not: out of order, unknown, repeated, cut short."""
     count = scope_data_points if signal is Signal.METRICS else scope_items
     with pytest.raises((UnusualError, IndexError)):
-        count(scope, 0, len(scope))
+        count(scope, 0, len(scope), MAX_FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -105,4 +116,4 @@ def test_anything_else_is_for_the_walk(signal: Signal, scope: bytes) -> None:
 def test_an_unusual_resource_is_for_the_walk(body: bytes) -> None:
     """Without a Resource first, with two of them, or with less than was announced."""
     with pytest.raises((UnusualError, IndexError)):
-        resource_x(body, 0, scope_items)
+        resource_x(body, 0, scope_items, MAX_FIELDS)

@@ -13,6 +13,7 @@ from edge_agent.receiver.core import Core
 from edge_agent.transport import http2_server
 from edge_agent.transport.budget import Budget
 from edge_agent.transport.http1 import Limits, Server
+from edge_agent.transport.turns import Turns
 
 DEADLINE_S = 20.0
 BUDGET_BYTES = 24 << 20
@@ -21,13 +22,20 @@ IDENTITY = (("customer.id", "acme"), ("node.id", "edge-01"))
 
 @dataclass
 class Queues:
-    """Takes everything, unless `full`."""
+    """Takes everything, unless `full`; once `saved` comes true where that is set."""
 
     full: bool = False
+    saved: "asyncio.Future[bool] | None" = None
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
     taken: list[tuple[Signal, bytes, int]] = field(default_factory=list)
 
-    def offer(self, signal: Signal, pieces: Sequence[tuple[bytes, int]]) -> bool:
+    def offer(
+        self, signal: Signal, pieces: Sequence[tuple[bytes, int]]
+    ) -> "bool | asyncio.Future[bool]":
         """What the core calls."""
+        if self.saved is not None:
+            self.asked.set()
+            return self.saved
         if self.full:
             return False
         self.taken += [(signal, body, items) for body, items in pieces]
@@ -82,10 +90,13 @@ async def receiving(
 ) -> AsyncIterator[Receiving]:
     """Both receivers on free loopback ports; in the end nothing may be held."""
     queues, budget = Queues(), Budget(budget_bytes)
+    turns = Turns(asyncio.get_running_loop().call_soon)
     core = new_core(queues, validate=validate, signals=signals)
-    server = await http_server.serve(core, budget, host="127.0.0.1", port=0, limits=limits, tls=tls)
+    server = await http_server.serve(
+        core, budget, host="127.0.0.1", port=0, limits=limits, tls=tls, turns=turns
+    )
     grpc = await grpc_server.serve(
-        core, budget, host="127.0.0.1", port=0, limits=grpc_limits, tls=tls
+        core, budget, host="127.0.0.1", port=0, limits=grpc_limits, tls=tls, turns=turns
     )
     try:
         yield Receiving(server, core, queues, budget, grpc)

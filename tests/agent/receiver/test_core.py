@@ -12,6 +12,7 @@ from edge_agent.ledger import Ledger
 from edge_agent.otlp.batch import Enricher
 from edge_agent.otlp.signal import GRPC_PATHS, HTTP_PATHS, Signal
 from edge_agent.otlp.status import Code, Status, decode_status
+from edge_agent.receiver.complaints import EVERY_S, MAX_SENDERS
 from edge_agent.receiver.core import (
     JSON,
     MAX_REQUEST_BYTES,
@@ -190,7 +191,7 @@ def test_json_is_taken_as_the_same_request() -> None:
 def test_what_is_undecodable_is_the_senders_fault(
     body: bytes, as_json: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """INVALID_ARGUMENT and 400, nothing queued, said in the log once a signal."""
+    """INVALID_ARGUMENT and 400, nothing queued, said in the log."""
     receiver = Receiver()
     with caplog.at_level(logging.INFO):
         for signal in (Signal.TRACES, Signal.TRACES, Signal.LOGS):
@@ -200,6 +201,64 @@ def test_what_is_undecodable_is_the_senders_fault(
             assert refused.message.startswith("not an Export")
     assert [record.message for record in caplog.records] == ["refused a malformed request"] * 2
     assert (receiver.offered, receiver.core.refusals) == ([], {Code.INVALID_ARGUMENT: 3})
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """What was logged since the last call."""
+    found = [record.__dict__["fields"] for record in caplog.records]
+    caplog.clear()
+    return found
+
+
+def test_a_malformed_request_is_traced_to_its_sender(caplog: pytest.LogCaptureFixture) -> None:
+    """A line a sender and signal in five minutes, with how many were not logged in between."""
+    now = [0.0]
+    core = Receiver(clock=lambda: now[0]).core
+    with caplog.at_level(logging.INFO):
+        for sender in ("grpc a/1", "http b/2", "grpc a/1", "", "grpc a/1"):
+            core.take(Signal.LOGS, b"<html>", sender=sender)
+        core.take(Signal.TRACES, b"<html>", sender="grpc a/1")
+        said = complaints(caplog)
+        assert [(one["signal"], one["sender"]) for one in said] == [
+            ("logs", "grpc a/1"),
+            ("logs", "http b/2"),
+            ("logs", "unknown"),
+            ("traces", "grpc a/1"),
+        ]
+        assert all("not_logged" not in one for one in said)
+        assert said[0]["error"].startswith("not an ExportLogsServiceRequest: ")
+        now[0] = EVERY_S - 1
+        core.take(Signal.LOGS, b"<html>", sender="grpc a/1")
+        assert complaints(caplog) == []
+        now[0] = EVERY_S
+        core.take(Signal.LOGS, b"<html>", sender="grpc a/1")
+        core.take(Signal.LOGS, b"<html>", sender="http b/2")
+        assert [one.get("not_logged") for one in complaints(caplog)] == [3, None]
+    assert core.refusals == {Code.INVALID_ARGUMENT: 9}
+
+
+def test_senders_with_ever_new_names_share_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    """The log and the memory for it stay bounded; who is known is told apart all the same."""
+    now = [0.0]
+    core = Receiver(clock=lambda: now[0]).core
+    with caplog.at_level(logging.INFO):
+        core.take(Signal.LOGS, b"<html>", sender="known")
+        for n in range(1000):
+            core.take(Signal.LOGS, b"<html>", sender=f"random {n}")
+        assert len(complaints(caplog)) == MAX_SENDERS + 1
+        now[0] = EVERY_S
+        core.take(Signal.LOGS, b"<html>", sender="known")
+        core.take(Signal.LOGS, b"<html>", sender="new")
+        assert [(one["sender"], one.get("not_logged")) for one in complaints(caplog)] == [
+            ("known", None),
+            ("new", None),
+        ]
+        for n in range(1000):
+            core.take(Signal.LOGS, b"<html>", sender=f"random {n}")
+        # Known, new and the others are three of them.
+        said = complaints(caplog)
+        assert len(said) == MAX_SENDERS - 3 + 1
+        assert said[-1]["not_logged"] == 1000 - MAX_SENDERS
 
 
 def test_structure_lets_through_what_full_names() -> None:

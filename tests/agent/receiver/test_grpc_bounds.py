@@ -1,6 +1,7 @@
 """Memory of the gRPC receiver under senders that mean no good: the short form of test_bounds.py."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -97,6 +98,31 @@ async def test_two_hundred_idle_connections(child: Child) -> None:
         for _ in range(3):
             assert await calls(child, r.ONE, 1) == {"OK": 1}
         assert child.anonymous_bytes() - before < 200 * 40 * 1024
+
+
+@pytest.mark.parametrize("fields", [100, 400])
+async def test_open_calls_with_many_header_fields(child: Child, fields: int) -> None:
+    """Twenty thousand calls that never bring data: nothing of a head is kept, large or not."""
+    assert await calls(child, r.ONE, 100) == {"OK": 100}
+    before = child.anonymous_bytes()
+    async with attacks.holding(child.grpc_port, 200, attacks.open_heads(fields)) as senders:
+        # Until all of it has been looked at: our SETTINGS are the least that comes back.
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(DEADLINE_S):
+            for sender in senders:
+                with contextlib.suppress(ConnectionError):
+                    assert await loop.sock_recv(sender, 9)
+        for _ in range(5):
+            assert await calls(child, r.ONE, 1) == {"OK": 1}
+        assert child.anonymous_bytes() - before < 24 * MIB
+
+
+async def test_small_messages_that_unpack_to_large_ones(child: Child) -> None:
+    """Fifteen in one read, each 4 MiB of tiny spans: others are answered in between."""
+    heavy = attacks.HELLO + attacks.packed_calls(r.many_empty_spans(4 * MIB), 15)
+    async with attacks.holding(child.grpc_port, 4, heavy):
+        for _ in range(3):
+            assert set(await calls(child, r.ONE, 2)) <= ALLOWED
 
 
 async def test_gzip_bombs(child: Child) -> None:

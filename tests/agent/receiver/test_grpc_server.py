@@ -260,13 +260,38 @@ def test_heads_are_checked_once_and_few_are_remembered() -> None:
     """Whatever else is in the headers; a sender cannot make us remember its own."""
     receiver = GrpcReceiver(new_core(Queues()))
     first = receiver.begin(HEAD)
-    assert first == Head(Signal.TRACES, gzip=False)
+    assert first == Head(Signal.TRACES, gzip=False, sender="grpc")
     assert receiver.begin((*HEAD, (b"grpc-timeout", b"9999m"), (b"x", b"y"))) is first
     for number in range(1000):
         kind = b"application/grpc+%d" % number
         assert receiver.begin((*HEAD, (b"content-type", kind))) == first
         assert isinstance(receiver.begin((*HEAD, (b":path", b"/%d" % number))), Reply)
-    assert len(receiver._known) <= 32
+        head = receiver.begin((*HEAD, (b"user-agent", b"app/%d" % number)))
+        assert head == Head(Signal.TRACES, gzip=False, sender=f"grpc app/{number}")
+    assert len(receiver._known) <= 64
+    head = receiver.begin((*HEAD, (b"user-agent", b"\xff" + b"x" * 1000)))
+    assert isinstance(head, Head)
+    assert head.sender == "grpc \\xff" + "x" * 99
+
+
+async def test_a_sender_of_nonsense_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """By its user-agent: no request, not gzip, not even a message."""
+    async with receiving() as receiver, channel(receiver, grpc.Compression.Gzip) as client:
+        with caplog.at_level("WARNING"):
+            error = await refused(client.unary_unary(GRPC_PATHS[Signal.LOGS]), b"<html>" * 50)
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            agent = (b"user-agent", b"curl/8")
+            gzipped = (b"grpc-encoding", b"gzip")
+            for body, path in (
+                (framed(b"no gzip", 1), Signal.METRICS),
+                (b"\x00\x00\x00\x00\x09short", Signal.TRACES),
+            ):
+                where = (b":path", GRPC_PATHS[path].encode())
+                assert status(await raw(receiver, body, agent, gzipped, where)) == 3
+    said = [record.__dict__["fields"] for record in caplog.records]
+    assert [one["signal"] for one in said] == ["logs", "metrics", "traces"]
+    assert said[0]["sender"].startswith("grpc grpc-python-asyncio/")
+    assert [one["sender"] for one in said[1:]] == ["grpc curl/8"] * 2
 
 
 def test_a_call_that_does_not_come_is_told_to_come_back() -> None:

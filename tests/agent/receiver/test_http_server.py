@@ -290,6 +290,21 @@ async def test_a_body_of_which_much_is_held_has_to_move_on() -> None:
         assert receiver.budget.in_flight == 0
 
 
+async def test_a_sender_of_nonsense_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """By its User-Agent: no request, or not gzip."""
+    async with receiving() as receiver, connected(receiver.port) as wire:
+        with caplog.at_level("WARNING"):
+            await wire.send(post(b"<html>", extra=f"User-Agent: {'x' * 500}\r\n"))
+            assert (await wire.answer()).status == 400
+            await wire.send(post(b"<html>", "/v1/logs", coding="gzip"))
+            assert (await wire.answer()).status == 400
+        said = [record.__dict__["fields"] for record in caplog.records]
+        assert [(one["signal"], one["sender"]) for one in said] == [
+            ("traces", "http " + "x" * 100),
+            ("logs", "http"),
+        ]
+
+
 async def ask_one(port: int, tls: ssl.SSLContext) -> None:
     """Send one request and read its answer."""
     async with connected(port, tls) as wire:

@@ -1,9 +1,10 @@
 /* What a program does to the files below $DISK_DIR: written down, and failed on demand. LD_PRELOAD.
 
    $DISK_LOG gets, for each operation, a header (op, file, offset, length; see disk.py) and the bytes
-   written. $DISK_FAULT is a file of three ints, mapped: how many operations may still succeed, the
-   errno that the ones after fail with (0: none), and how many do (negative: all). The last is
-   counted down.
+   written. $DISK_FAULT is a file of ints, mapped: how many operations may still succeed, the errno
+   that the ones after fail with (0: none), and how many do (negative: all), which is counted down;
+   how many milliseconds a flush takes; and the errno of whoever opens a file to write it. What the
+   file does not have is 0.
 
    LMDB without MDB_WRITEMAP changes its data by write calls alone; its lock file is not recorded. */
 #define _GNU_SOURCE
@@ -17,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { OPEN = 1, WRITE, WRITE_SYNC, SYNC, LENGTH, UNLINK, RENAME };
@@ -50,7 +52,7 @@ __attribute__((constructor)) static void begin(void) {
         log_fd = raw_open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if ((path = getenv("DISK_FAULT")) && directory) {
         int fd = raw_open(path, O_RDWR | O_CLOEXEC, 0);
-        void *map = mmap(0, 3 * sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        void *map = mmap(0, 5 * sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (map != MAP_FAILED) fault = map;
     }
 }
@@ -84,6 +86,18 @@ static int fails(void) {
         return -1;                                                             \
     } while (0)
 
+static void flush_slowly(void) {
+    if (!fault || fault[3] <= 0) return;
+    struct timespec left = {fault[3] / 1000, fault[3] % 1000 * 1000000L};
+    nanosleep(&left, 0);
+}
+
+static int refused(const char *path, int flags) {
+    if (!fault || !fault[4] || !(flags & (O_WRONLY | O_RDWR | O_CREAT)) || !ours(path)) return 0;
+    errno = fault[4];
+    return 1;
+}
+
 static int file(int fd) { return fd >= 0 && fd < FILES && ids[fd]; }
 
 static void opened(int fd, const char *path, int flags) {
@@ -102,6 +116,7 @@ static void opened(int fd, const char *path, int flags) {
         va_list rest; va_start(rest, flags);                                   \
         mode_t mode = flags & O_CREAT ? va_arg(rest, mode_t) : 0; va_end(rest);\
         REAL(int, #name, const char *, int, ...);                              \
+        if (refused(path, flags)) return -1;                                   \
         int fd = real(path, flags, mode);                                      \
         opened(fd, path, flags);                                               \
         return fd;                                                             \
@@ -114,6 +129,7 @@ OPEN_CALL(open64)
         va_list rest; va_start(rest, flags);                                   \
         mode_t mode = flags & O_CREAT ? va_arg(rest, mode_t) : 0; va_end(rest);\
         REAL(int, #name, int, const char *, int, ...);                         \
+        if (refused(path, flags)) return -1;                                   \
         int fd = real(at, path, flags, mode);                                  \
         opened(fd, path, flags);                                               \
         return fd;                                                             \
@@ -135,6 +151,7 @@ static void wrote(int fd, uint64_t offset, const void *bytes, ssize_t length) {
     ssize_t name(int fd, const void *bytes, size_t length, off64_t offset) {   \
         REAL(ssize_t, #name, int, const void *, size_t, off64_t);              \
         if (file(fd) && fails()) FAIL(real(fd, bytes, length, offset));        \
+        if (file(fd) && synchronous[fd]) flush_slowly();                       \
         ssize_t done = real(fd, bytes, length, offset);                        \
         if (file(fd)) wrote(fd, offset, bytes, done);                          \
         return done;                                                           \
@@ -181,6 +198,7 @@ PWRITEV_CALL(pwritev64)
     int name(int fd) {                                                         \
         REAL(int, #name, int);                                                 \
         if (file(fd) && fails()) FAIL(real(fd));                               \
+        if (file(fd)) flush_slowly();                                          \
         int result = real(fd);                                                 \
         if (file(fd) && !result) note(SYNC, ids[fd], 0, 0, 0);                 \
         return result;                                                         \

@@ -21,6 +21,19 @@ def test_large_bodies_leave_a_quarter_to_small_ones() -> None:
     assert budget.in_flight == 6 * LARGE + 2 * SMALL_BYTES
 
 
+def test_room_is_scarce_when_little_is_left_or_others_wait() -> None:
+    """Then the slow lose theirs."""
+    budget = Budget(MAX)
+    assert budget.grant(6 * LARGE)
+    assert not budget.scarce
+    end = budget.wait(LARGE, lambda: None)
+    assert budget.scarce
+    end()
+    assert not budget.scarce
+    assert budget.grant(1)
+    assert budget.scarce
+
+
 def test_who_waits_is_served_in_turn() -> None:
     """A later one that would fit does not overtake, whether it waits or asks."""
     budget, served = Budget(MAX), list[str]()

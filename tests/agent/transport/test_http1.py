@@ -5,11 +5,14 @@ import logging
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import pairwise
 
 import pytest
 
+from edge_agent.transport.budget import Budget
 from edge_agent.transport.http1 import Head, Limits, Request, Response, Server, plain, serve
+from edge_agent.transport.turns import Turns
 from tests.fakes import clock
 
 LIMITS = Limits(max_body_bytes=1000, max_connections=8)
@@ -558,6 +561,155 @@ async def test_a_client_far_ahead_lets_others_have_their_turn() -> None:
     assert at_next_turn == [4]
 
 
+def test_a_turn_ends_with_the_time_that_requests_take() -> None:
+    """Two of 30 ms are a turn, of all connections together, of servers that share it too."""
+
+    async def busy() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, clock.FakeTimeLoop)
+        served, rounds = list[str](), list[int]()
+
+        def slow(request: Request) -> Response:
+            if not served:
+                loop.call_soon(another)
+            served.append(request.path)
+            loop.now_s += 0.03
+            return plain(200, request.path)
+
+        def another() -> None:
+            rounds.append(len(served))
+            if len(served) < 16:
+                loop.call_soon(another)
+
+        turns = Turns(loop.call_soon)
+        async with AsyncExitStack() as stack:
+            servers = [
+                await stack.enter_async_context(running(slow, turns=turns)) for _ in range(2)
+            ]
+            wires = [await stack.enter_async_context(connected(servers[n % 2])) for n in range(4)]
+            for number, wire in enumerate(wires):
+                wire.writer.write(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number * 4)
+            for number, wire in enumerate(wires):
+                for _ in range(4):
+                    assert (await wire.response())[2] == b"/%d\n" % number
+        steps = [after - before for before, after in pairwise([0, *rounds])]
+        assert max(steps) == 2
+        assert sorted(served) == sorted([f"/{n}" for n in range(4)] * 4)
+
+    clock.run(busy())
+
+
+@asynccontextmanager
+async def in_a_queue() -> AsyncIterator[tuple[Server, Wire]]:
+    """A connection whose second request waits for its turn; in the end nothing may be held."""
+    budget, slow = Budget(1 << 20), Slow()
+    async with running(slow.respond, budget=budget) as server, connected(server) as wire:
+        one = POST + b"Content-Length: 500\r\n\r\n" + bytes(500)
+        await wire.send(one[:-1])
+        connection = await first_connection(server)
+        while not connection._reader.in_body:
+            await asyncio.sleep(0)
+        await wire.send(one[-1:] + one[:-1])
+        while not slow.count:
+            await asyncio.sleep(0)
+        await wire.send(one[-1:])
+        while connection._wait.name != "TURN":
+            await asyncio.sleep(0)
+        assert budget.in_flight == 500
+        yield server, wire
+        while server._connections:
+            await asyncio.sleep(0)
+        assert budget.in_flight == 0
+
+
+def test_a_connection_may_be_cut_while_it_waits_for_its_turn() -> None:
+    """Its place and its room are given back."""
+
+    async def cut() -> None:
+        async with in_a_queue() as (server, _):
+            (connection,) = server._connections
+            connection.abort()
+        async with in_a_queue() as (server, _):
+            await server.close(grace_s=0)
+
+    clock.run(cut())
+
+
+def test_what_waits_for_its_turn_is_answered_at_the_end_too() -> None:
+    """Of the client, or of the server."""
+
+    async def end() -> None:
+        async with in_a_queue() as (_, wire):
+            wire.writer.write_eof()
+            assert statuses(await wire.rest()) == [200, 200]
+        async with in_a_queue() as (server, wire):
+            closing = asyncio.create_task(server.close(grace_s=DEADLINE_S))
+            assert statuses(await wire.rest()) == [200, 200]
+            await closing
+
+    clock.run(end())
+
+
+class Slow:
+    """Takes a second for each request."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def respond(self, request: Request) -> Response:
+        self.count += 1
+        asyncio.get_running_loop().now_s += 1.0
+        return plain(200, "ok")
+
+
+def test_a_body_has_a_minute() -> None:
+    """However well it comes on."""
+
+    async def slow() -> None:
+        limits = Limits(1 << 20, 8, body_timeout_s=10.0, whole_body_timeout_s=60.0)
+        async with running(limits=limits) as server, connected(server) as wire:
+            loop = asyncio.get_running_loop()
+            await wire.send(POST + b"Content-Length: 100000\r\n\r\n")
+            answer = asyncio.create_task(wire.reader.read())
+            started_s = loop.time()
+            while not answer.done():
+                await wire.send(bytes(1500))
+                await asyncio.wait([answer], timeout=1.0)
+            assert statuses(await answer) == [408]
+            assert loop.time() - started_s == pytest.approx(60.0, abs=2.1)
+            assert server.closed == {"stalled_body": 1}
+
+    clock.run(slow())
+
+
+@pytest.mark.parametrize("scarce", [True, False])
+def test_where_room_is_scarce_the_slow_lose_theirs(*, scarce: bool) -> None:
+    """A body that would take more than a hundred seconds goes first, after ten."""
+
+    async def slow() -> None:
+        limits = Limits(1 << 20, 8, body_timeout_s=10.0, whole_body_timeout_s=60.0)
+        budget = Budget(1 << 20)
+        async with running(limits=limits, budget=budget) as server, connected(server) as wire:
+            if scarce:
+                assert all(budget.grant(1 << 18) for _ in range(3))
+            loop = asyncio.get_running_loop()
+            await wire.send(POST + b"Content-Length: 100000\r\n\r\n")
+            connection = await first_connection(server)
+            while not connection._reader.in_body:
+                await asyncio.sleep(0)
+            await wire.send(bytes(9_000))
+            answer = asyncio.create_task(wire.rest())
+            started_s = loop.time()
+            await asyncio.wait([answer], timeout=12.0)
+            assert answer.done() == scarce
+            if scarce:
+                assert loop.time() - started_s < 11.0
+                assert statuses(await answer) == [408]
+            answer.cancel()
+
+    clock.run(slow())
+
+
 async def first_connection(server: Server):
     """The connection that `server` has taken."""
     async with asyncio.timeout(DEADLINE_S):
@@ -598,23 +750,74 @@ async def test_a_client_that_leaves_does_not_stop_its_request(reset: bool) -> No
 async def test_connections_beyond_the_limit_are_refused_until_one_leaves(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With a 503 and one line in the log, however many come."""
+    """Where all have requests: with a 503 and one line in the log, however many come."""
     limits = Limits(1000, 2)
-    async with running(limits=limits) as server:
+    gate, asked = asyncio.Event(), list[str]()
+
+    async def gated(request: Request) -> Response:
+        asked.append(request.path)
+        await gate.wait()
+        return plain(200, "ok")
+
+    async with running(gated, limits=limits) as server:
         async with connected(server) as one, connected(server) as two:
             for wire in (one, two):
                 await wire.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-                assert (await wire.response())[0] == 200
+            async with asyncio.timeout(DEADLINE_S):
+                while len(asked) < 2:
+                    await asyncio.sleep(0)
             for _ in range(3):
                 async with connected(server) as excess:
                     status, headers, _ = await excess.response()
                     assert (status, headers["connection"]) == (503, "close")
+            gate.set()
+            for wire in (one, two):
+                assert (await wire.response())[0] == 200
         async with asyncio.timeout(DEADLINE_S):
             await server._empty.wait()
         async with connected(server) as wire:
             await wire.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert (await wire.response())[0] == 200
     assert caplog.text.count("too many connections") == 1
+    assert server.closed == {}
+
+
+async def test_the_longest_idle_makes_room(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever has not asked for longest leaves; half a head, or a body, is not idle."""
+    async with running(limits=Limits(1000, 3)) as server:
+        async with connected(server) as busy, connected(server) as old, connected(server) as asking:
+            await busy.send(POST + b"Content-Length: 3\r\n\r\na")
+            for wire in (old, asking, old, asking):
+                await wire.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await wire.response())[0] == 200
+            async with asyncio.timeout(DEADLINE_S):
+                while not any(c._reader.in_body for c in server._connections):
+                    await asyncio.sleep(0)
+            async with connected(server) as new:
+                await new.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await new.response())[0] == 200
+                assert await old.rest() == b""
+                await asking.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await asking.response())[0] == 200
+                await busy.send(b"bc")
+                assert (await busy.response())[0] == 200
+                assert len(server._connections) == 3
+        assert server.closed == {"idle": 1}
+    assert "too many" not in caplog.text
+
+
+async def test_silent_connections_keep_nobody_out() -> None:
+    """However many: each that comes takes the place of the one that came first."""
+    async with running(limits=Limits(1000, 4)) as server, AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(connected(server)) for _ in range(12)]
+        for wire in silent[:8]:
+            assert await wire.rest() == b""
+        async with asyncio.timeout(DEADLINE_S):
+            while len(server._connections) != 4:
+                await asyncio.sleep(0)
+        await silent[-1].send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await silent[-1].response())[0] == 200
+        assert server.closed == {"idle": 8}
 
 
 async def test_closing_lets_requests_end_and_cuts_idle_clients() -> None:

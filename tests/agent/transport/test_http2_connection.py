@@ -14,6 +14,7 @@ from edge_agent.transport.budget import Budget
 from edge_agent.transport.http2_connection import READ_BYTES, Connection
 from edge_agent.transport.http2_limits import NOT_HTTP2, PREFACE
 from edge_agent.transport.http2_streams import INITIAL_WINDOW, Limits, Waiting
+from edge_agent.transport.turns import Turns
 from tests.agent.transport.test_http2_streams import BUDGET, FINE, MAX_SIZE, Calls, data
 from tests.fakes import attacks
 from tests.fakes.clock import run
@@ -60,6 +61,7 @@ class Owner:
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.calls, self.budget, self.waiting = Answering(), Budget(BUDGET), Waiting()
         self.limits = limits
+        self.turns = Turns(asyncio.get_running_loop().call_soon)
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.closed: dict[str, int] = {}
         self.connections = 0
@@ -97,6 +99,9 @@ class Wire(asyncio.Transport):
         """The peer has taken everything."""
         self.sent.clear()
         self.protocol.resume_writing()
+
+    def is_closing(self) -> bool:
+        return self.ended is not None
 
     def can_write_eof(self) -> bool:
         return self._half_closes
@@ -507,6 +512,60 @@ async def test_headers_that_trickle_have_ten_seconds() -> None:
     await peer.end()
 
 
+NOTHING_FOR_US = {
+    "WINDOW_UPDATE for an answered call": attacks.frame(8, 0, 1, struct.pack(">I", 5)),
+    "PRIORITY": attacks.frame(2, 0, 3, struct.pack(">IB", 0, 16)),
+    "unknown": attacks.frame(0x0B, 0, 0, b"abc"),
+    "RST_STREAM for an answered call": attacks.frame(3, 0, 1, struct.pack(">I", 8)),
+    "PING": PING,
+}
+
+
+@pytest.mark.parametrize("name", NOTHING_FOR_US)
+def test_a_frame_that_means_nothing_to_us_is_a_whole_frame(name: str) -> None:
+    """The connection is idle afterwards, and not in the middle of a frame."""
+
+    async def test() -> None:
+        peer = Peer()
+        peer.call()
+        peer.receive(NOTHING_FOR_US[name])
+        await asyncio.sleep(299.0)
+        assert not peer.wire.eof
+        await asyncio.sleep(1.5)
+        assert peer.owner.closed == {"idle": 1}
+        await peer.end()
+
+    run(test())
+
+
+@on_fake_time
+async def test_a_head_in_pieces_has_ten_seconds_too() -> None:
+    """Each CONTINUATION is a whole frame; the head is not."""
+    peer = Peer()
+    peer.call()
+    peer.receive(attacks.frame(1, 0, 3, attacks.CALL))
+    await asyncio.sleep(5.0)
+    peer.receive(attacks.frame(9, 0, 3, b"\x00\x01a\x01b"))
+    await asyncio.sleep(5.5)
+    assert peer.owner.closed == {"slow_head": 1}
+    await peer.end()
+
+
+@on_fake_time
+async def test_a_head_with_too_many_fields_ends_the_connection() -> None:
+    """More than a hundred: objects, of which a peer makes one with a byte."""
+    peer = Peer()
+    for count, seen in ((100, 1), (101, 1)):
+        fields = [(b"x", b"y")] * (count - len(REQUEST))
+        stream_id = peer.http2.send_request(REQUEST + fields)
+        peer.http2.send_data(stream_id, data(3), end_stream=True)
+        peer.talk()
+        assert len(peer.owner.calls.taken) == seen
+    assert peer.owner.closed == {"header_bomb": 1}
+    assert peer.goaway() == (ngh2.ErrorCode.ENHANCE_YOUR_CALM, b"header_bomb")
+    await peer.end()
+
+
 @on_fake_time
 async def test_a_body_that_does_not_come_is_given_up() -> None:
     """A byte a second is not enough; the connection and its other calls go on."""
@@ -609,6 +668,180 @@ async def test_who_reads_again_gets_what_it_is_owed() -> None:
     assert not peer.wire.reading_paused
     await asyncio.sleep(60.0)
     assert peer.owner.closed == {}
+    await peer.end()
+
+
+# ---- turns -------------------------------------------------------------------------------------
+
+
+class SlowPeer(Peer):
+    """Each of its calls takes `takes_s`, in which the loop stands still."""
+
+    def __init__(self, takes_s: float, owner: Owner | None = None, **wire: Any) -> None:
+        super().__init__(owner, **wire)
+        loop: Any = asyncio.get_running_loop()
+        message = self.owner.calls.message
+
+        def slow(head: str, body: bytes) -> Any:
+            loop.now_s += takes_s
+            return message(head, body)
+
+        if owner is None:
+            self.owner.calls.message = slow  # type: ignore[method-assign]
+
+    def ahead(self, calls: int) -> list[int]:
+        """So many calls in one read; their streams."""
+        streams = []
+        for number in range(calls):
+            stream_id = self.http2.send_request(REQUEST)
+            self.http2.send_data(stream_id, data(number), end_stream=True)
+            streams.append(stream_id)
+        self.receive(self.http2.data_to_send())
+        return streams
+
+    async def quiet(self) -> None:
+        """Let the loop go round until no call waits."""
+        while self.connection._queuing:
+            await asyncio.sleep(0)
+
+
+@on_fake_time
+async def test_others_have_their_turn_while_many_calls_are_answered() -> None:
+    """Two of 30 ms each time the loop goes round; nothing is read; the order is kept."""
+    peer = SlowPeer(0.03)
+    streams = peer.ahead(7)
+    counts = [len(peer.owner.calls.taken)]
+    while peer.wire.reading_paused:
+        await asyncio.sleep(0)  # What others do.
+        counts.append(len(peer.owner.calls.taken))
+    assert counts == [2, 4, 6, 7]
+    assert peer.owner.calls.taken == [data(number) for number in range(7)]
+    peer.talk()
+    assert [event.stream_id for event in peer.seen(ngh2.ResponseReceived)] == streams
+    assert peer.owner.budget.in_flight == 0
+    await peer.end()
+
+
+@on_fake_time
+async def test_many_connections_together_have_one_share() -> None:
+    """Each time the loop goes round, and all have theirs in the order in which they came."""
+    first = SlowPeer(0.03)
+    peers = [first, *(SlowPeer(0.03, first.owner) for _ in range(4))]
+    for peer in peers:
+        peer.ahead(3)
+    counts = [len(first.owner.calls.taken)]
+    while any(peer.wire.reading_paused for peer in peers):
+        await asyncio.sleep(0)
+        counts.append(len(first.owner.calls.taken))
+    assert counts == [2, 4, 6, 8, 10, 12, 14, 15]
+    # The first has waited longest. The second's share was one: it goes on when all have had one.
+    assert first.owner.calls.taken[2:10] == [data(n) for n in (2, 0, 0, 1, 0, 1, 0, 1)]
+    for peer in peers:
+        peer.talk()
+        assert len(peer.seen(ngh2.TrailersReceived)) == 3
+        peer.wire.abort()
+    await asyncio.sleep(0)
+    assert (first.owner.connections, first.owner.budget.in_flight) == (0, 0)
+
+
+@on_fake_time
+async def test_a_drained_connection_answers_what_waits_for_its_turn() -> None:
+    """And then it closes."""
+    peer = SlowPeer(1.0)
+    streams = peer.ahead(4)
+    peer.connection.drain()
+    assert peer.wire.ended is None
+    await peer.quiet()
+    assert len(peer.owner.calls.taken) == 4
+    peer.http2.receive_data(bytes(peer.wire.sent))
+    peer.events += peer.http2.events()
+    assert [event.stream_id for event in peer.seen(ngh2.TrailersReceived)] == streams
+    assert peer.wire.ended == "closed"
+    await peer.end()
+
+
+@pytest.mark.parametrize("how", ["abort", "eof", "reset", "flood", "silence"])
+def test_a_connection_may_end_while_calls_wait(how: str) -> None:
+    """Whoever ends it: nothing is answered any more, and nothing is held."""
+
+    async def test() -> None:
+        peer = SlowPeer(1.0)
+        streams = peer.ahead(3)
+        assert peer.owner.budget.in_flight > 0
+        match how:
+            case "abort":
+                peer.connection.abort()
+            case "eof":
+                assert not peer.connection.eof_received()
+                peer.wire.close()
+            case "reset":
+                for stream_id in streams[1:]:
+                    peer.receive(attacks.frame(3, 0, stream_id, struct.pack(">I", 8)))
+            case "flood":
+                peer.receive(PING * 3000)
+            case _:
+                peer.connection.make_room()
+        assert len(peer.owner.calls.taken) == 1
+        assert how in ("abort", "eof") or peer.owner.budget.in_flight == 0
+        await peer.quiet()
+        await asyncio.sleep(2.0)
+        assert len(peer.owner.calls.taken) == 1
+        assert not peer.wire.reading_paused or peer.wire.ended
+        await peer.end()
+
+    run(test())
+
+
+@on_fake_time
+async def test_who_waits_for_its_turn_and_does_not_read_stays_paused() -> None:
+    """There are two reasons not to read, and both have to be over."""
+    peer = SlowPeer(1.0, high_water=0)
+    peer.wire.drained()
+    peer.ahead(2)
+    await peer.quiet()
+    assert peer.wire.reading_paused
+    peer.wire.drained()
+    peer.wire.drained()
+    assert not peer.wire.reading_paused
+    await peer.end()
+
+
+@on_fake_time
+async def test_half_a_frame_behind_calls_that_wait_has_its_time_from_then_on() -> None:
+    """Nothing was read meanwhile."""
+    peer = SlowPeer(6.0)
+    for number in range(3):
+        stream_id = peer.http2.send_request(REQUEST)
+        peer.http2.send_data(stream_id, data(number), end_stream=True)
+    head = attacks.frame(1, 4, 7, attacks.CALL)
+    peer.receive(peer.http2.data_to_send() + head[:20])
+    await peer.quiet()
+    peer.talk()
+    await asyncio.sleep(9.0)
+    assert peer.owner.closed == {}
+    await asyncio.sleep(1.5)
+    assert peer.owner.closed == {"slow_head": 1}
+    await peer.end()
+
+
+@on_fake_time
+async def test_a_connection_with_a_call_is_not_idle() -> None:
+    """Nor one whose answer is not taken; PING changes nothing."""
+    peer = Peer()
+    since_s = peer.connection.idle_since_s
+    assert since_s == now_s()
+    await asyncio.sleep(5.0)
+    peer.receive(PING)
+    assert peer.connection.idle_since_s == since_s
+    stream_id = peer.call(data(10)[:5], last=False)
+    assert peer.connection.idle_since_s is None
+    peer.http2.send_data(stream_id, data(10)[5:], end_stream=True)
+    peer.receive(peer.http2.data_to_send())
+    assert peer.connection.idle_since_s == now_s()
+    peer.connection.make_room()
+    assert peer.connection.idle_since_s is None
+    assert peer.wire.ended is not None
+    assert peer.goaway() == (0, b"idle")
     await peer.end()
 
 

@@ -114,14 +114,16 @@ async def test_large_answers_pass_too() -> None:
 
 
 async def test_only_so_many_connections_are_let_in() -> None:
-    """The next is closed at once, and let in when one has left."""
+    """Where all have calls: the next is closed at once, and let in when one has left."""
     async with serving(limits=Limits(max_connections=2)) as server:
         port = server.ports[0]
-        async with connected(port) as first, connected(port) as second, connected(port) as third:
+        async with connected(port) as first, connected(port) as second:
             for wire in (first, second):
-                await wire.send(attacks.HELLO)
-                assert await wire.reader.read(9)
-            assert await third.closed()
+                await wire.send(attacks.HELLO + attacks.open_call(10))
+                await heard(wire.reader, b"\0\0\0\x04\x01\0\0\0\0")
+            async with connected(port) as third:
+                assert await third.closed()
+            assert server.closed == {}
             first.writer.transport.abort()
             async with asyncio.timeout(DEADLINE_S):
                 while len(server._connections) > 1:
@@ -129,6 +131,41 @@ async def test_only_so_many_connections_are_let_in() -> None:
             async with connected(port) as fourth:
                 await fourth.send(attacks.HELLO)
                 assert await fourth.reader.read(9)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_the_longest_idle_makes_room(authority: Authority, *, tls: bool) -> None:
+    """Whoever has not called for longest is told so and leaves; PING is no call."""
+    context = tls_of(authority.issue("localhost")) if tls else None
+    client = ssl.create_default_context(cafile=str(authority.certificate)) if tls else None
+    if client is not None:
+        client.set_alpn_protocols(["h2"])
+    async with serving(limits=Limits(max_connections=2), tls=context) as server:
+        port = server.ports[0]
+        async with connected(port, client) as old, connected(port, client) as calling:
+            one = attacks.frame(1, 4, 1, attacks.CALL) + attacks.frame(0, 1, 1, bytes(5))
+            for wire in (old, calling):
+                await wire.send(attacks.HELLO + one)
+                await heard(wire.reader, b"\x01\x05\0\0\0\x01")
+            await old.send(attacks.frame(6, 0, 0, b"12345678"))
+            await heard(old.reader, b"12345678")
+            async with connected(port, client) as new:
+                await new.send(attacks.HELLO)
+                await heard(new.reader, b"\0\0\0\x04\x01\0\0\0\0")
+                async with asyncio.timeout(DEADLINE_S):
+                    assert (await old.reader.read()).endswith(b"idle")
+                await calling.send(attacks.frame(6, 0, 0, b"abcdefgh"))
+                await heard(calling.reader, b"abcdefgh")
+            assert server.closed == {"idle": 1}
+
+
+async def test_silent_connections_keep_nobody_out() -> None:
+    """They have not even introduced themselves."""
+    async with serving(limits=Limits(max_connections=4)) as server:
+        async with attacks.holding(server.ports[0], 12, b""):
+            assert await echo(f"127.0.0.1:{server.ports[0]}") == b"hello"
+            assert len(server._connections) == 4
+        assert server.closed["idle"] >= 8
 
 
 async def test_http1_gets_a_clean_end() -> None:

@@ -1,6 +1,9 @@
 """The calls of an HTTP/2 connection: when each is answered, and what it holds until then."""
 
+import gc
 import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,6 +19,7 @@ from edge_agent.transport.http2_streams import (
     Streams,
     Waiting,
 )
+from edge_agent.transport.turns import Turns
 
 BUDGET = 8 << 20
 MAX_SIZE = 4 << 20
@@ -80,10 +84,19 @@ class Wire:
 class World:
     """One connection's calls, what they share with others, and what came of them."""
 
-    def __init__(self, budget_bytes: int = BUDGET) -> None:
-        self.budget, self.waiting = Budget(budget_bytes), Waiting()
+    def __init__(self, budget_bytes: int = BUDGET, shared: "World | None" = None) -> None:
+        self.budget = Budget(budget_bytes) if shared is None else shared.budget
+        self.waiting = Waiting() if shared is None else shared.waiting
         self.calls, self.wire = Calls(), Wire()
-        self.streams = Streams(self.calls, self.budget, self.waiting, LIMITS, self.wire)
+        self.next_turn: list[Callable[[], None]] = []
+        self.turns = Turns(self.next_turn.append)
+        self.streams = Streams(self.calls, self.budget, self.waiting, LIMITS, self.turns, self.wire)
+
+    def go_round(self) -> None:
+        """The loop goes round once."""
+        called, self.next_turn[:] = list(self.next_turn), []
+        for call in called:
+            call()
 
     def begin(self, stream_id: int, size: int, *, sent: int, headers: Headers = GOOD) -> None:
         """A call that announces `size` bytes and sends `sent` of its data."""
@@ -254,12 +267,160 @@ def test_a_call_without_data_has_its_time(world: World) -> None:
 def test_a_body_has_to_go_on(world: World) -> None:
     """A thirty-second part of it in thirty seconds, or it is given up."""
     world.begin(1, 1 << 20, sent=5)
-    world.streams.data(1, bytes(1 << 15), last=False)
-    assert world.streams.look(130.0) == 160.0
-    world.streams.data(1, bytes((1 << 15) - 10), last=False)
-    assert world.streams.look(160.0) == math.inf
-    assert world.wire.answers == {1: (STALL, False)}
+    world.streams.data(1, bytes((1 << 15) - 5), last=False)
+    world.begin(3, 1 << 20, sent=5)
+    world.streams.data(3, bytes((1 << 15) - 6), last=False)
+    assert [world.streams.look(at) for at in (110.0, 120.0, 130.0)] == [120.0, 130.0, 140.0]
+    assert world.wire.answers == {3: (STALL, False)}
+    assert world.budget.in_flight == 5 + (1 << 20)
+
+
+def test_a_body_has_a_minute(world: World) -> None:
+    """From when it has its room, however well it comes on."""
+    world.begin(1, MAX_SIZE, sent=5)
+    world.wire.now_s = 104.0
+    world.begin(3, MAX_SIZE, sent=5)
+    assert world.wire.windows.keys() == {1}
+    world.streams.data(1, bytes(MAX_SIZE), last=True)
+    assert world.wire.windows.keys() == {1, 3}
+    for at in range(1, 6):
+        world.streams.data(3, bytes(MAX_SIZE // 8), last=False)
+        assert world.streams.look(104.0 + 10 * at) == 114.0 + 10 * at
+    assert world.streams.look(163.9) == 164.0
+    assert world.streams.look(164.0) == math.inf
+    assert world.wire.answers == {1: (FINE, True), 3: (STALL, False)}
+    assert (world.budget.in_flight, world.streams.stalled) == (0, 1)
+
+
+@pytest.mark.parametrize("scarce", [True, False])
+def test_where_room_is_scarce_the_slow_lose_theirs(world: World, *, scarce: bool) -> None:
+    """A tenth of it in ten seconds, on average, keeps a body its place; looked at on time."""
+    world.begin(1, 200_000, sent=20_000)
+    world.begin(3, 200_000, sent=20_001)
+    assert world.wire.wake_s == 110.0
+    while scarce and world.budget.grant(INITIAL_WINDOW):
+        pass
+    assert world.streams.look(110.0) == 120.0
+    assert world.wire.answers == ({1: (STALL, False)} if scarce else {})
+    world.streams.data(3, bytes(20_001), last=False)
+    assert world.streams.look(120.0) == 130.0
+    assert world.streams.look(129.0) == 130.0
+    assert world.streams.look(130.0) == (math.inf if scarce else 140.0)
+
+
+# ---- turns -------------------------------------------------------------------------------------
+
+
+def test_calls_wait_for_their_turn_and_keep_their_order(world: World) -> None:
+    """Those that come behind them wait too. What they bring is counted, and given back."""
+    world.turns.spend(1.0)
+    world.begin(1, 100, sent=50)
+    world.streams.begin(3, GOOD, last=False)
+    world.streams.data(3, data(10), last=True)
+    world.streams.data(1, data(100)[50:], last=True)
+    world.streams.begin(5, GOOD, last=True)
+    assert world.streams.late
+    assert (world.wire.answers, len(world.streams)) == ({}, 3)
+    assert world.budget.in_flight == 15 + 105
+    world.turns.wait(world.streams.go_on)
+    world.streams.go_on()
+    assert world.wire.answers == {}
+    world.go_round()
+    assert world.calls.taken == [data(10), data(100), b""]
+    assert list(world.wire.answers) == [3, 1, 5]
+    assert (world.streams.late, world.budget.in_flight, len(world.streams)) == (False, 0, 0)
+
+
+def test_a_call_in_between_waits_behind_those_before_it(world: World) -> None:
+    """Also when the loop has been round already."""
+    world.turns.spend(1.0)
+    for stream_id in (1, 3):
+        world.streams.begin(stream_id, GOOD, last=False)
+        world.streams.data(stream_id, data(stream_id), last=True)
+    world.turns.wait(lambda: None)
+    world.go_round()
+    world.streams.begin(5, GOOD, last=False)
+    world.streams.data(5, data(5), last=True)
+    assert world.calls.taken == []
+    world.streams.go_on()
+    assert world.calls.taken == [data(1), data(3), data(5)]
+
+
+def test_a_turn_ends_with_the_time_that_calls_take(world: World) -> None:
+    """Two of 30 ms are more than 50: the third is for the next turn."""
+    message = world.calls.message
+
+    def slow(head: str, data: bytes) -> Reply:
+        world.wire.now_s += 0.03
+        return message(head, data)
+
+    world.calls.message = slow  # type: ignore[method-assign]
+    for stream_id in (1, 3, 5, 7, 9):
+        world.streams.begin(stream_id, GOOD, last=False)
+        world.streams.data(stream_id, data(stream_id), last=True)
+    answered = [len(world.wire.answers)]
+    while world.streams.late:
+        world.turns.wait(world.streams.go_on)
+        world.go_round()
+        answered.append(len(world.wire.answers))
+    assert answered == [2, 4, 5]
+
+
+def test_what_finds_no_room_to_wait_for_its_turn_is_refused(world: World) -> None:
+    """To come again: nothing is kept that is not counted."""
+    world.turns.spend(1.0)
+    while world.budget.grant(INITIAL_WINDOW):
+        pass
+    before = world.budget.in_flight
+    world.streams.begin(1, GOOD, last=False)
+    world.streams.data(1, data(INITIAL_WINDOW - 5), last=True)
+    assert world.wire.answers == {1: (LOAD, True)}
+    assert (world.budget.in_flight, world.streams.late) == (before, False)
+
+
+def test_a_body_that_waits_for_its_turn_keeps_its_room(world: World) -> None:
+    """Though others wait for room. What it has asked for and not needed is given back."""
+    world.begin(1, MAX_SIZE, sent=5)
+    world.begin(3, MAX_SIZE, sent=5)
+    assert world.waiting.count == 1
+    world.turns.spend(1.0)
+    world.streams.data(1, bytes(MAX_SIZE - 1), last=True)
+    assert world.budget.in_flight == MAX_SIZE + 4 + INITIAL_WINDOW
+    world.turns.wait(world.streams.go_on)
+    world.go_round()
+    assert len(world.calls.taken) == 1
+    assert world.wire.answers == {1: (FINE, True)}
+    assert world.wire.windows == {1: MAX_SIZE + 5, 3: MAX_SIZE + 5}
+    world.streams.end()
     assert world.budget.in_flight == 0
+
+
+def test_a_call_that_is_given_up_in_the_queue_is_not_taken(world: World) -> None:
+    """Nor is any when the connection is gone."""
+    world.turns.spend(1.0)
+    for stream_id in (1, 3, 5):
+        world.streams.begin(stream_id, GOOD, last=False)
+        world.streams.data(stream_id, data(stream_id), last=True)
+    world.streams.gone(1)
+    assert world.budget.in_flight == len(data(3)) + len(data(5))
+    world.streams.end()
+    assert (world.budget.in_flight, world.streams.late, len(world.streams)) == (0, False, 0)
+    assert (world.calls.taken, world.wire.answers) == ([], {})
+
+
+def test_nothing_is_kept_of_a_head_but_what_is_needed(world: World) -> None:
+    """A header list is a hundred objects; a peer can have a hundred open calls."""
+    extra = tuple((b"x-%d" % n, b"y") for n in range(90))
+    objects = sys.getallocatedblocks()
+    for stream_id in range(1, 2001, 2):
+        world.streams.begin(
+            stream_id, (*GOOD, *((name, value * 2) for name, value in extra)), last=False
+        )
+    assert sys.getallocatedblocks() - objects < 1000 * 12
+    world.begin(2001, 1000, sent=10, headers=extra)
+    assert not any(
+        isinstance(value, tuple) for value in gc.get_referents(world.streams._bodies[2001])
+    )
 
 
 def test_a_small_body_has_to_bring_a_kilobyte(world: World) -> None:
@@ -285,8 +446,7 @@ def test_a_call_that_its_caller_gives_up_is_forgotten(world: World) -> None:
 
 def test_one_that_is_let_in_may_belong_to_another_connection(world: World) -> None:
     """The budget is one for all."""
-    other = World()
-    other.streams = Streams(other.calls, world.budget, world.waiting, LIMITS, other.wire)
+    other = World(shared=world)
     world.begin(1, MAX_SIZE, sent=5)
     other.begin(1, MAX_SIZE, sent=5)
     assert other.wire.windows == {}
@@ -302,7 +462,7 @@ def test_a_look_that_lets_in_what_it_would_refuse_next_does_not_refuse_it(world:
     world.wire.now_s = 126.0
     world.begin(3, MAX_SIZE, sent=5)
     world.wire.now_s = 131.0
-    assert world.streams.look(131.0) == 161.0
+    assert world.streams.look(131.0) == 141.0
     assert world.wire.answers == {1: (STALL, False)}
     assert world.wire.windows[3] == MAX_SIZE + 5
 
@@ -315,7 +475,8 @@ def test_whatever_comes_each_call_has_one_answer_and_nothing_stays(draw: st.Data
     for _ in range(draw.draw(st.integers(1, 60))):
         world.wire.now_s += draw.draw(st.sampled_from([0.0, 0.1, 3.0, 40.0]))
         stream_id = draw.draw(st.sampled_from(range(1, 21, 2)))
-        step = draw.draw(st.sampled_from(["begin", "data", "data", "data", "end", "gone", "look"]))
+        steps = ["begin", "data", "data", "data", "end", "gone", "look", "busy", "round"]
+        step = draw.draw(st.sampled_from(steps))
         if step == "begin" and stream_id not in received:
             received[stream_id] = 0
             open_.add(stream_id)
@@ -331,6 +492,11 @@ def test_whatever_comes_each_call_has_one_answer_and_nothing_stays(draw: st.Data
         elif step == "gone" and stream_id in open_:
             open_.discard(stream_id)
             world.streams.gone(stream_id)
+        elif step == "busy":
+            world.turns.spend(1.0)
+        elif step == "round":
+            world.turns.wait(world.streams.go_on)
+            world.go_round()
         elif step == "look":
             due_s = world.streams.look(world.wire.now_s)
             assert due_s > world.wire.now_s

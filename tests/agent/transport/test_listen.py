@@ -122,6 +122,7 @@ async def accepting(
         listeners,
         Counted,
         max_connections=limit,
+        make_room=lambda: False,
         refusal=b"full",
         tls=tls,
         handshake_timeout_s=TIMEOUT_S,

@@ -71,6 +71,7 @@ def test_a_proxy_that_cannot_be_used_names_its_variable_and_no_secret(url: str) 
         "http://127.0.0.1:1",
         "http://127.9.9.9:1",
         "http://[::1]:1",
+        "http://[::ffff:127.0.0.1]:1",
     ],
 )
 def test_loopback_never_goes_through_a_proxy(endpoint: str) -> None:

@@ -1,0 +1,34 @@
+"""Which complaints about senders are logged: each now and then, never without bound. Pure."""
+
+from edge_agent.otlp.signal import Signal
+
+# A sender that does it wrong does it with every request, until somebody mends it.
+EVERY_S = 300.0
+# Senders that are told apart. Who takes a new name each time shares one line with all others.
+MAX_SENDERS = 32
+_OTHERS = ""
+
+
+class Complaints:
+    """How often each sender was complained of, and when that was last logged."""
+
+    def __init__(self) -> None:
+        # (signal, sender) -> (when a line is due again, complaints since the last)
+        self._said: dict[tuple[Signal, str], tuple[float, int]] = {}
+
+    def due(self, signal: Signal, sender: str, now_s: float) -> int | None:
+        """One more complaint about `sender`, at `now_s` on a clock that never goes back.
+
+        Returns how many before it were not logged if this one is to be, and None if it is not.
+        """
+        key = (signal, sender)
+        if key not in self._said and len(self._said) >= MAX_SENDERS:
+            self._said = {k: v for k, v in self._said.items() if now_s < v[0] or k[1] == _OTHERS}
+            if len(self._said) >= MAX_SENDERS:
+                key = (signal, _OTHERS)
+        due_s, unsaid = self._said.get(key, (now_s, 0))
+        if now_s < due_s:
+            self._said[key] = (due_s, unsaid + 1)
+            return None
+        self._said[key] = (now_s + EVERY_S, 0)
+        return unsaid
