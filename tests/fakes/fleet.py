@@ -38,7 +38,11 @@ from tests.fakes.inline import Inline
 SCALE = 16
 _BOOT = bytes(16)
 # A sample of a host is 10 KB; an app sends about 2 KB of spans, and of log records, in 5 s.
-BODY_BYTES = {Signal.METRICS: 10_000 // SCALE, Signal.TRACES: 2000 // SCALE, Signal.LOGS: 1984 // SCALE}
+BODY_BYTES = {
+    Signal.METRICS: 10_000 // SCALE,
+    Signal.TRACES: 2000 // SCALE,
+    Signal.LOGS: 1984 // SCALE,
+}
 EVERY_S = {Signal.METRICS: 15.0, Signal.TRACES: 5.0, Signal.LOGS: 5.0}
 ITEMS = {Signal.METRICS: 117, Signal.TRACES: 10, Signal.LOGS: 20}
 LIVE_BYTES_PER_S = sum(BODY_BYTES[signal] / EVERY_S[signal] for signal in Signal)
@@ -179,7 +183,10 @@ class Eager(Pace):
     def begin(self, outage_s: float, now_s: float, jitter: float) -> None:
         pass
 
-    def refused(self) -> None:
+    def acknowledged(self, latency_s: float, now_s: float) -> None:
+        pass
+
+    def refused(self, now_s: float) -> None:
         pass
 
 
@@ -310,9 +317,7 @@ async def outage(
     return _seen(sink, fleet, back_s, drained_s, left)
 
 
-def _seen(
-    sink: Sink, fleet: list[FleetAgent], back_s: float, drained_s: float, left: int
-) -> Seen:
+def _seen(sink: Sink, fleet: list[FleetAgent], back_s: float, drained_s: float, left: int) -> Seen:
     # Probes come within 30 s, and what they find begins within 30 s of that.
     ramped_s = min(back_s + 60, (back_s + drained_s) / 2)
     end_s = max(ramped_s + 1, back_s + (drained_s - back_s) * 0.9)
