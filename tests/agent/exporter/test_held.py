@@ -1,4 +1,4 @@
-"""What a queue holds, whatever happens to it in whatever order: against a small ring that is a dict.
+"""What a queue holds, whatever happens to it in whatever order; its ring is a dict.
 
 Every request is told apart by its body; its items and size are drawn. The invariants are those that
 the ledger, the bound of RAM and the flush stand on.
