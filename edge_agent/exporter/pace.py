@@ -1,14 +1,22 @@
 """How fast a backlog is sent, so that a fleet that comes back does not flatten its collector. Pure.
 
 Rules (DESIGN, "Order by what backends can take"): at most `drain_rate` bytes a second, as encoded
-and uncompressed; half of it after every refusal, twice as much, up to that bound, while the peer is
-quick; after an outage of more than a minute, and after a start, the backlog begins at a random
-moment. What was just taken is not held up by any of this.
+and uncompressed; after an outage of more than a minute, and after a start, the backlog begins at a
+random moment, and slowly; twice the rate, up to that bound, while the peer is quick; half of it
+after every refusal and while the peer is slow. What was just taken is not held up by any of this,
+but what it needs is left free. `benchmarks.fleet` has what a fleet does by these rules.
 """
 
-# Below a 64th of the bound a backlog would outlive the device.
-_LEAST_SHARE = 1 / 64
-QUICK_S = 1.0
+# A fleet has hundreds of queues: what each sends at least is what their collector cannot escape.
+_LEAST_SHARE = 1 / 4096
+# After an outage: slow enough that a fleet's first pieces are no flood, and eight quick answers
+# from the bound.
+_FIRST_SHARE = 1 / 256
+# A collector that queues is one that is about to refuse, and then refuses what is new as well.
+QUICK_S, SLOW_S = 0.25, 0.5
+# Answers tell of a rate only after it has been in force for a while. Who has found the bound of its
+# collector once comes near it again with more care.
+_DOUBLE_AFTER_S, _CAREFUL_AFTER_S = 4.0, 20.0
 LONG_OUTAGE_S = 60.0
 START_WITHIN_S = 30.0
 
@@ -20,6 +28,10 @@ class Pace:
         self._bound = bytes_per_s
         self._rate = bytes_per_s
         self._next_s = 0.0
+        self._double_after_s = _DOUBLE_AFTER_S
+        # No change for the better before the one, for the worse before the other.
+        self._double_s = 0.0
+        self._halve_s = 0.0
 
     @property
     def rate(self) -> float:
@@ -34,19 +46,35 @@ class Pace:
         """`size` bytes were sent at `now_s`."""
         self._next_s = max(self._next_s, now_s) + size / self._rate
 
-    def acknowledged(self, latency_s: float) -> None:
+    def acknowledged(self, latency_s: float, now_s: float) -> None:
         """The peer took a piece of the backlog within `latency_s`."""
-        if latency_s <= QUICK_S:
-            self._rate = min(self._rate * 2, self._bound)
+        if latency_s <= QUICK_S and now_s >= self._double_s:
+            before = self._rate
+            self._rate = min(before * 2, self._bound)
+            # What was sent at the old rate is waited for at the new one.
+            self._next_s = now_s + self.wait_s(now_s) * before / self._rate
+            self._double_s = now_s + self._double_after_s
+        elif latency_s > SLOW_S and now_s >= self._halve_s:
+            # Not below where a queue starts: a slow link is no collector in need.
+            self._halve(min(self._rate, self._bound * _FIRST_SHARE), now_s)
 
-    def refused(self) -> None:
-        """The peer could not take a piece now."""
-        self._rate = max(self._rate / 2, self._bound * _LEAST_SHARE)
+    def refused(self, now_s: float) -> None:
+        """The peer could not take something now."""
+        self._halve(self._bound * _LEAST_SHARE, now_s)
+
+    def _halve(self, least: float, now_s: float) -> None:
+        self._rate = max(self._rate / 2, least)
+        self._double_after_s = _CAREFUL_AFTER_S
+        self._double_s = now_s + _CAREFUL_AFTER_S
+        self._halve_s = now_s + _DOUBLE_AFTER_S
 
     def begin(self, outage_s: float, now_s: float, jitter: float) -> None:
         """The peer is back after `outage_s`; `jitter` in [0, 1) says where in the ramp we start."""
         if outage_s > LONG_OUTAGE_S:
+            self._rate = self._bound * _FIRST_SHARE
             self._next_s = now_s + jitter * START_WITHIN_S
+            self._double_after_s = _DOUBLE_AFTER_S
+            self._double_s = self._halve_s = now_s
 
     def pause(self, until_s: float) -> None:
         """Send nothing before `until_s`."""

@@ -330,7 +330,9 @@ class Queue:
             if not self.held.has_staged:
                 await self._stage()
             if self.held.has_staged:
-                batch = self._take(staged=True)
+                # Small pieces while the peer is short of time: they fit in between.
+                join_bytes = min(JOIN_BYTES, int(self._pace.rate))
+                batch = self.held.take(self.policy.batch_items, join_bytes, staged=True)
                 self._pace.sent(sum(len(r.body) for r in batch), self._clock())
                 await self._send(batch)
         finally:
@@ -467,7 +469,7 @@ class Queue:
             )  # fmt: skip
         self._peer.succeeded(outcome.latency_s, self._unix_nano())
         if backlog:
-            self._pace.acknowledged(outcome.latency_s)
+            self._pace.acknowledged(outcome.latency_s, self._clock())
         self._answered(started_s)
 
     def _rejected(self, request: Request, outcome: Rejected, started_s: float) -> None:
@@ -529,8 +531,8 @@ class Queue:
                 **self._names(), error=error, retry_in_s=round(delay_s, 1),
             )  # fmt: skip
         self._peer.failed(error)
-        if batch[0].staged:
-            self._pace.refused()
+        # Also where it was what is new that was refused: the backlog is what can wait.
+        self._pace.refused(self._clock())
         if self.policy.retry:
             self._give_back(batch)
             self._memory.make_room()
