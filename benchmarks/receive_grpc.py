@@ -32,7 +32,14 @@ PATH = GRPC_PATHS[Signal.TRACES]
 class NoCore(Core):
     """Takes everything unread."""
 
-    def take(self, signal: Signal, body: bytes, *, json: bool = False) -> Accepted:  # noqa: ARG002  (Core's signature)
+    def take(
+        self,
+        signal: Signal,
+        body: bytes,  # noqa: ARG002  (Core's signature)
+        *,
+        json: bool = False,  # noqa: ARG002  (Core's signature)
+        sender: str = "",  # noqa: ARG002  (Core's signature)
+    ) -> Accepted:
         """Nothing becomes of it."""
         return Accepted(signal, b"", 0)
 

@@ -190,8 +190,9 @@ class Queue:
         """The ring was opened and has this for us."""
         self.account.restored.add(live.items, live.bytes)
         self.held.restore(live)
-        # After a power cut a whole fleet starts at once.
-        self._pace.begin(math.inf, self._clock(), self._jitter())
+        if live.items:
+            # After a power cut a whole fleet starts at once.
+            self._pace.begin(math.inf, self._clock(), self._jitter())
         self._wake.set()
 
     def evict_oldest(self) -> bool:

@@ -405,15 +405,20 @@ class Spool:
 
     async def read(self, held: Held, *, newest: bool) -> Record | None:
         """The next record of a queue's backlog; None if there is none, or the ring fails."""
-        store = self._store
-        if store is None:
-            return None
-        skip = held.loans.positions()
-        try:
-            return await self._in_thread(lambda: store.read(held.queue, newest=newest, skip=skip))
-        except RingError as error:
-            self._failed(error)
-            return None
+        # After a commit, not during it: what it writes is lent only once its queue knows of it, and
+        # would be read, and sent, a second time.
+        async with self._committing:
+            store = self._store
+            if store is None:
+                return None
+            skip = held.loans.positions()
+            try:
+                return await self._in_thread(
+                    lambda: store.read(held.queue, newest=newest, skip=skip)
+                )
+            except RingError as error:
+                self._failed(error)
+                return None
 
     async def close(self) -> None:
         """Save what is left and close the ring in order."""

@@ -16,7 +16,8 @@ from tests.peers.otelcol import Collector
 
 pytestmark = [pytest.mark.peer, pytest.mark.timeout(600)]
 
-OUTAGE_S = 60
+# Below a minute, after which a fleet would come back at random moments.
+OUTAGE_S = 45
 
 GAUGE, COUNTER, UP_DOWN = "Gauge", "Sum true", "Sum false"
 # OpenTelemetry semantic conventions: unit and instrument of everything we send (issue list).
@@ -172,7 +173,7 @@ def uptimes(lines: list[dict[str, Any]]) -> list[int]:
         pytest.param({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, id="http"),
     ],
 )
-async def test_a_collector_that_was_killed_for_a_minute_costs_nothing(
+async def test_a_collector_that_was_killed_for_a_while_costs_nothing(
     collector: StartCollector, agents: list[Agent], tmp_path: Path, environ: dict[str, str]
 ) -> None:
     """What fits in RAM is delivered, in order; only the call in flight at the kill may be twice."""
@@ -192,7 +193,7 @@ async def test_a_collector_that_was_killed_for_a_minute_costs_nothing(
         long = health["checks"]["buffer"]["oldest_age_seconds"] >= OUTAGE_S
         return health if long else None
 
-    health = eventually(failing, "a minute of outage", deadline_s=OUTAGE_S + 60)
+    health = eventually(failing, "an outage of its length", deadline_s=OUTAGE_S + 60)
     assert health["status"] == "degraded"
     check = health["checks"]["collector_connectivity"]
     assert set(check) == {

@@ -17,7 +17,7 @@ from edge_agent.buffer.files import (
 from edge_agent.otlp import wire
 from edge_agent.otlp.json import to_protobuf
 from edge_agent.otlp.signal import Signal
-from edge_agent.otlp.walk import MalformedError
+from edge_agent.otlp.walk import MAX_FIELDS, MalformedError
 from tests.agent.buffer.conftest import body
 
 BODY = body(Signal.TRACES, "a", "b")
@@ -126,14 +126,16 @@ def test_one_item_that_is_too_long_is_one_line() -> None:
     assert to_protobuf(Signal.TRACES, line) == large
 
 
-def test_too_many_fields_are_cut_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_fields_are_cut_or_refused() -> None:
     """A walk is bounded; halves have half of it."""
-    monkeypatch.setattr("edge_agent.otlp.walk.MAX_FIELDS", 30)
-    several = body(Signal.TRACES, *"abcdefg")
-    assert len(lines(Signal.TRACES, several).splitlines()) > 1
-    monkeypatch.setattr("edge_agent.otlp.walk.MAX_FIELDS", 8)
-    with pytest.raises(MalformedError, match="more than 8 fields"):
-        lines(Signal.TRACES, body(Signal.TRACES, "a"))
+
+    def spans(*fields: int) -> bytes:
+        items = (wire.bytes_field(2, wire.varint_field(6, 1) * count) for count in fields)
+        return wire.bytes_field(1, wire.bytes_field(2, b"".join(items)))
+
+    assert len(lines(Signal.TRACES, spans(MAX_FIELDS // 2, MAX_FIELDS // 2)).splitlines()) == 2
+    with pytest.raises(MalformedError, match=f"more than {MAX_FIELDS} fields"):
+        lines(Signal.TRACES, spans(MAX_FIELDS))
 
 
 def test_a_line_is_json() -> None:

@@ -42,6 +42,27 @@ class Inline(Executor):
         return done
 
 
+class InTurn(Inline):
+    """Runs at once, or while `held` all together at `release`, as a thread that was busy would."""
+
+    held = False
+
+    def __init__(self) -> None:
+        self._jobs: list[Callable[[], None]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        if not self.held:
+            return super().submit(fn, *args, **kwargs)
+        later: Future[Any] = Future()
+        self._jobs.append(lambda: later.set_result(fn(*args, **kwargs)))
+        return later
+
+    def release(self) -> None:
+        self.held = False
+        for job in self._jobs:
+            job()
+
+
 class Disk:
     """Opens the ring in a directory; fails where `error` says so, at opening and at writing."""
 
@@ -95,6 +116,7 @@ class Bench:
         newest_first: bool = False,
         max_ram: int = 1 << 20,
         gate: Gate | None = None,
+        executor: Executor | None = None,
         **policy: Any,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -108,7 +130,7 @@ class Bench:
             unix_nano=lambda: UNIX_NANO + int(loop.time() * 1e9),
             boottime_nano=lambda: int(loop.time() * 1e9),
             boot_id=disk.boot_id,
-            executor=Inline(),
+            executor=executor or Inline(),
         )
         self.memory = Memory(max_ram, clock=loop.time, press=self.spool.press)
         defaults: dict[str, Any] = {
@@ -549,3 +571,24 @@ def test_a_ring_that_cannot_be_looked_into_after_a_commit_ends_nobody(tmp_path: 
         await bench.stop()
 
     clock.run(test())
+
+
+@on_fake_time
+async def test_what_a_commit_has_just_written_is_not_read_beside_it(disk: Disk) -> None:
+    """Its queue has it in RAM, and sends it from there; twice would be once too often."""
+    thread = InTurn()
+    backoff = Backoff(initial_s=1000.0, max_s=1000.0)
+    bench = Bench(disk, DOWN, newest_first=True, executor=thread, backoff=backoff)
+    await bench.spool.opened.wait()
+    bench.put("one that fails, so that what comes next waits")
+    await asyncio.sleep(1)
+    thread.held = True
+    requests = [(bench.queue, request) for request in bench.queue.requests(points("a"), 1)]
+    saved = bench.spool.admit(list(requests))
+    await asyncio.sleep(1)
+    reading = asyncio.create_task(bench.spool.read(bench.queue.held, newest=True))
+    await asyncio.sleep(1)
+    thread.release()
+    assert await saved
+    assert await reading is None
+    await bench.stop()

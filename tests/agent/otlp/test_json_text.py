@@ -10,7 +10,7 @@ from edge_agent.otlp import wire
 from edge_agent.otlp.json import to_protobuf
 from edge_agent.otlp.json_text import to_json
 from edge_agent.otlp.signal import Signal
-from edge_agent.otlp.walk import MalformedError, TooLargeError
+from edge_agent.otlp.walk import MAX_FIELDS, MalformedError, TooLargeError
 from tests.agent.otlp import oracle
 from tests.agent.otlp.test_json import messages
 
@@ -115,5 +115,5 @@ def test_depth_and_size_are_bounded() -> None:
         encoded = nested(5, nested(1, encoded))
     with pytest.raises(MalformedError, match="nested deeper than 100"):
         in_value(encoded)
-    with pytest.raises(TooLargeError, match="more than 250000 fields"):
-        in_span(wire.varint_field(6, 1) * 250_001)
+    with pytest.raises(TooLargeError, match=f"more than {MAX_FIELDS} fields"):
+        in_span(wire.varint_field(6, 1) * MAX_FIELDS)
