@@ -2,7 +2,8 @@
 
 Requests of one source are alike: 98 data points of a host are 6.3 KB, 1.7 KB deflated alone and
 0.65 KB deflated in groups of twenty. So a queue's newest record stays open, and is written again
-with what follows, until it is OPEN_BYTES on disk.
+with what follows, until it is OPEN_BYTES on disk. What most of them share byte for byte with the
+one before is taken out first, which leaves a quarter less (tests/test_outage.py).
 """
 
 import zlib
@@ -18,6 +19,7 @@ from edge_agent.ring.layout import (
     LayoutError,
     pack_entry,
     parse_payload,
+    xor,
 )
 from edge_agent.ring.record import Entry, Record
 
@@ -67,8 +69,17 @@ class Packed:
 def pack(entries: Sequence[Numbered]) -> Packed:
     """All of `entries` in one payload, deflated where that makes it smaller."""
     parts: list[bytes] = []
+    before = b""
     for index, entry in entries:
-        parts += (pack_entry(index, entry), entry.body)
+        body = entry.body
+        changes = body and len(body) == len(before) and xor(body, before)
+        # Samples of one template are like that; of texts that happen to be as long, deflate makes
+        # more as they are.
+        if changes and changes.count(0) > len(body) // 2:
+            parts += (pack_entry(index, entry, changes=True), changes)
+        else:
+            parts += (pack_entry(index, entry), body)
+        before = body
     raw = b"".join(parts)
     deflated: bytes = _codec.compress(raw, _LEVEL, wbits=_RAW_WBITS)
     if len(deflated) < len(raw):
