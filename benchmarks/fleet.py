@@ -3,8 +3,8 @@
 200 agents, two hours without a collector, then one that serves ten times what they send in quiet
 times and refuses the rest. Two fleets: as the agent is, and as it would be without a random start,
 without a slow one and without regard for refusals (retries with backoff alone). Rates are bytes a
-second; the steady rate is that of the drain, after the ramp. `late` is of traces and logs that are admitted after their queue is back. Time is
-fake, so the numbers are the same everywhere.
+second; the steady rate is that of the drain, after the ramp. `late` is of traces and logs that are
+admitted after their queue is back. Time is fake, so the numbers are the same everywhere.
 """
 
 import argparse
