@@ -532,8 +532,8 @@ class Queue:
             )  # fmt: skip
         self._peer.failed(error)
         if first:
-            # Also where it was what is new that was refused: the backlog is what can wait. Probes of
-            # an outage say nothing of a rate.
+            # Also where it was what is new that was refused: the backlog is what can wait. Probes
+            # of an outage say nothing of a rate.
             self._pace.refused(self._clock())
         if self.policy.retry:
             self._give_back(batch)
