@@ -99,7 +99,7 @@ class Held:
             del self._in_flight[request.order]
             if request.ref is not None and request.whole:
                 self._shelve(request)
-            elif request.ref is not None and request.staged:
+            elif request.staged:
                 staged.append(request)
             else:
                 fresh.append(request)
@@ -141,11 +141,14 @@ class Held:
         return list(self._in_flight.values())
 
     def unstage(self) -> None:
-        """Leave to the ring what was read from it, but for pieces, which it does not have."""
-        kept = deque(request for request in self._staged if not request.whole)
+        """Leave to the ring what was read from it, but for what it does not have: pieces, and what
+        it has lost since."""
+        kept: deque[Request] = deque()
         for request in self._staged:
-            if request.whole:
+            if request.whole and request.ref is not None:
                 self._shelve(request)
+            else:
+                kept.append(request)
         self._staged = kept
 
     def abandon(self) -> list[Request]:
@@ -164,7 +167,9 @@ class Held:
 
     def unsaved(self) -> list[Request]:
         """What RAM alone has, in order."""
-        alone = [r for r in (*self._in_flight.values(), *self._fresh) if r.ref is None]
+        alone = [
+            r for r in (*self._in_flight.values(), *self._fresh, *self._staged) if r.ref is None
+        ]
         alone.sort(key=_order)
         return alone
 

@@ -24,8 +24,9 @@ into leaves. A record that is rewritten keeps its key.
       header_crc:32     CRC-32 over the key of chunk 0 and the 76 bytes before
 
     payload, for each entry
-      index:16 flags:32 items:32 size:64 unix_nano:s64 boottime_nano:s64 length:32   (38 bytes)
-      body
+      index:16 flags:32 items:32 size:64 unix_nano:s64 boottime_nano:s64   (38 bytes with the next)
+      changes:1 length:31
+      body              or, with CHANGES, what the body before it is to be XORed with to be this one
 
     state
       magic             "edgering"
@@ -67,6 +68,7 @@ _CRC = struct.Struct(">I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 _ENTRY = struct.Struct(">HIIQqqI")
 ENTRY_BYTES = _ENTRY.size
+_CHANGES = 1 << 31
 _STATE = struct.Struct(">8sHHIQ")
 _ACCOUNT = struct.Struct(f">{4 + 4 * (2 + len(REASONS))}Q")
 # LMDB (mdb.c, me_nodemax) keeps a node in the leaf up to this size, its own header included, with
@@ -179,8 +181,8 @@ def parse_header(queue: int, position: int, chunk: bytes | memoryview) -> Header
     return Header(queue, position, bool(flags & _DEFLATED), bool(flags & _PARTIAL), *numbers)
 
 
-def pack_entry(index: int, entry: Entry) -> bytes:
-    """What goes before the body of an entry."""
+def pack_entry(index: int, entry: Entry, *, changes: bool = False) -> bytes:
+    """What goes before the body of an entry, or before the `changes` to the body before it."""
     return _ENTRY.pack(
         index,
         entry.flags,
@@ -188,21 +190,34 @@ def pack_entry(index: int, entry: Entry) -> bytes:
         entry.size,
         entry.unix_nano,
         entry.boottime_nano,
-        len(entry.body),
+        len(entry.body) | (_CHANGES if changes else 0),
     )
+
+
+def xor(body: bytes, other: bytes) -> bytes:
+    """Both, bit by bit; they are equally long."""
+    changed = int.from_bytes(body, "little") ^ int.from_bytes(other, "little")
+    return changed.to_bytes(len(body), "little")
 
 
 def parse_payload(raw: bytes) -> Iterator[tuple[int, Entry]]:
     """(index, entry) of each entry in an inflated payload. Raises LayoutError."""
     at = 0
+    before = b""
     while at < len(raw):
         if len(raw) - at < ENTRY_BYTES:
             raise LayoutError("payload ends inside an entry")
         index, flags, items, size, unix_nano, boottime_nano, length = _ENTRY.unpack_from(raw, at)
         at += ENTRY_BYTES
+        changes, length = length & _CHANGES, length & ~_CHANGES
         body = raw[at : at + length]
         if len(body) != length:
             raise LayoutError("payload ends inside a body")
+        if changes:
+            if length != len(before):
+                raise LayoutError("changes to a body of another length")
+            body = xor(body, before)
+        before = body
         at += length
         yield index, Entry(body, items, size, unix_nano, boottime_nano, flags)
 

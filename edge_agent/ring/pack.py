@@ -2,7 +2,8 @@
 
 Requests of one source are alike: 98 data points of a host are 6.3 KB, 1.7 KB deflated alone and
 0.65 KB deflated in groups of twenty. So a queue's newest record stays open, and is written again
-with what follows, until it is OPEN_BYTES on disk.
+with what follows, until it is OPEN_BYTES on disk. What most of them share byte for byte with the
+one before is taken out first, which leaves a third less (tests/test_outage.py).
 """
 
 import zlib
@@ -18,6 +19,7 @@ from edge_agent.ring.layout import (
     LayoutError,
     pack_entry,
     parse_payload,
+    xor,
 )
 from edge_agent.ring.record import Entry, Record
 
@@ -32,7 +34,7 @@ except ImportError:
 JOINED_BYTES = 256 << 10
 # So that an index fits into its 16 bits, with room.
 MAX_ENTRIES = 8192
-_LEVEL = 1
+_LEVEL, _LEISURE_LEVEL = 1, 6
 _RAW_WBITS = -15
 # A record that is this full when entries are left over is not deflated once more to fill it up.
 _FULL_ENOUGH = OPEN_BYTES * 7 // 8
@@ -67,10 +69,26 @@ class Packed:
 def pack(entries: Sequence[Numbered]) -> Packed:
     """All of `entries` in one payload, deflated where that makes it smaller."""
     parts: list[bytes] = []
+    before = b""
+    alike = 0
     for index, entry in entries:
-        parts += (pack_entry(index, entry), entry.body)
+        body = entry.body
+        changes = body and len(body) == len(before) and xor(body, before)
+        # Samples of one template are like that; of texts that happen to be as long, deflate makes
+        # more as they are.
+        if changes and changes.count(0) > len(body) // 2:
+            parts += (pack_entry(index, entry, changes=True), changes)
+            alike += 1
+        else:
+            parts += (pack_entry(index, entry), body)
+        before = body
     raw = b"".join(parts)
-    deflated: bytes = _codec.compress(raw, _LEVEL, wbits=_RAW_WBITS)
+    deflated: bytes
+    if alike > len(entries) // 2:
+        # Samples come at leisure and are what weeks are filled with: 15 % less for 1 ms a commit.
+        deflated = zlib.compress(raw, _LEISURE_LEVEL, wbits=_RAW_WBITS)
+    else:
+        deflated = _codec.compress(raw, _LEVEL, wbits=_RAW_WBITS)
     if len(deflated) < len(raw):
         return Packed(entries, deflated, deflated=True, raw_length=len(raw))
     return Packed(entries, raw, deflated=False, raw_length=len(raw))

@@ -89,3 +89,14 @@ def test_an_entry_in_pieces_is_settled_with_the_last_and_kept_for_any() -> None:
     loans.give_back(Ref(8, 0))
     assert loans.acks() == [Ack(1, 7, frozenset({0}))]
     assert loans.positions() == {7}
+
+
+def test_what_is_not_on_loan_any_more_is_neither_cut_nor_given_back() -> None:
+    """The ring may have lost the record while a call was about it."""
+    loans = lent(Ref(7, 0))
+    loans.lost(7)
+    loans.divide(Ref(7, 0), 2)
+    loans.give_back(Ref(7, 0))
+    loans.settle(Ref(7, 0))
+    assert not loans.to_acknowledge
+    assert loans.positions() == frozenset()

@@ -7,8 +7,14 @@ import sys
 import pytest
 
 from edge_agent.ring import pack as pack_module
-from edge_agent.ring.layout import HEADER_BYTES, OPEN_BYTES
-from edge_agent.ring.pack import JOINED_BYTES, MAX_ENTRIES, Packed, Packer, pack
+from edge_agent.ring.layout import (
+    HEADER_BYTES,
+    OPEN_BYTES,
+    LayoutError,
+    pack_entry,
+    parse_payload,
+)
+from edge_agent.ring.pack import JOINED_BYTES, MAX_ENTRIES, Packed, Packer, describe, pack, unpack
 from edge_agent.ring.record import Entry
 
 MAX = 64 << 10
@@ -111,3 +117,27 @@ def test_zlib_does_the_work_where_isal_has_no_wheel(monkeypatch: pytest.MonkeyPa
         with_isal, queue=1, position=1, sequence=1, boot_id=bytes(16), partial=False
     )
     assert other.unpack(header, with_isal.stored) == [(0, plain(3000))]
+
+
+def test_bodies_of_one_template_are_kept_as_what_changes_between_them() -> None:
+    """And come back as they were, whatever is before and between them."""
+    chance = random.Random(3)
+    template = bytearray(chance.randbytes(4000))
+    bodies = [b"", chance.randbytes(4000)]
+    for at in range(10):
+        template[100 * at : 100 * at + 8] = chance.randbytes(8)
+        bodies.append(bytes(template))
+    bodies += [chance.randbytes(4000), b"short", bytes(template)]
+    numbered = [(at, Entry(body, 1, len(body), at, at)) for at, body in enumerate(bodies)]
+    packed = pack(numbered)
+    header = describe(packed, queue=1, position=1, sequence=1, boot_id=bytes(16), partial=False)
+    assert unpack(header, packed.stored) == numbered
+    # Four bodies of noise, and ten times eight bytes.
+    assert packed.length < 4 * 4000 + 10 * 100
+
+
+def test_changes_to_a_body_of_another_length_are_damage() -> None:
+    """The first of a record has none before it."""
+    raw = pack_entry(0, Entry(b"abc", 1, 3, 1, 1), changes=True) + b"abc"
+    with pytest.raises(LayoutError, match="another length"):
+        list(parse_payload(raw))

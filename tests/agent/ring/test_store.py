@@ -168,8 +168,11 @@ def test_tiny_records_are_not_dropped_for_nothing_while_somebody_reads(ring_path
     ring, _ = open_small(ring_path, floors={1: 0.0, 2: 1.0})
     _fill_with_tiny_records(ring)
     with reader(ring_path):
+        number = 1
         while ring._used < ring._budget.budget - 20:
-            ring.commit([(2, [entry(1, 10_000)])])
+            # No two alike: those would be a record that is written again and again.
+            ring.commit([(2, [entry(number, 10_000)])])
+            number += 1
         before = ring.account(1)
         with pytest.raises(RingError, match="being read") as error:
             ring.commit([(2, [entry(2, 60_000)])])
