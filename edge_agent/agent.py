@@ -7,6 +7,7 @@ systemd starts it again, and nobody has to guess.
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -35,6 +36,8 @@ DRAIN_S = 6.0
 CLOSE_S = 1.0
 # With a ring, what is not delivered after the first is saved, and after the second left there.
 DELIVER_S, LEAVE_S = 1.0, 2.0
+# After which a disk that is slow is not waited for again.
+SLOW_S = 4.0
 OPEN_S = 3.0
 
 _log = log.Log("agent")
@@ -126,9 +129,10 @@ async def _serve(config: Config, stop: StopRequest, state: StateDirectory) -> in
         own_logs.close()
     if parts.sampler is not None:
         parts.sampler.close()
+    begun_s = time.monotonic()
     died += await _drain(parts, exporters)
     died += await _end([spooling])
-    await parts.spool.close()
+    await parts.spool.close(late=time.monotonic() - begun_s > SLOW_S)
     for queue in parts.queues:
         queue.abandon()
     died += await _end([pulse])
@@ -227,8 +231,10 @@ async def _drain(parts: Parts, exporters: Sequence[asyncio.Task[None]]) -> list[
         queue.close()
     if exporters:
         await asyncio.wait(exporters, timeout=DELIVER_S)
+        begun_s = time.monotonic()
         saved = await parts.spool.commit()
-        await asyncio.wait(exporters, timeout=LEAVE_S if saved else DRAIN_S - DELIVER_S)
+        left_s = (LEAVE_S if saved else DRAIN_S - DELIVER_S) - (time.monotonic() - begun_s)
+        await asyncio.wait(exporters, timeout=max(left_s, 0.0))
     return await _end(exporters)
 
 

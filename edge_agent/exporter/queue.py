@@ -531,8 +531,10 @@ class Queue:
                 **self._names(), error=error, retry_in_s=round(delay_s, 1),
             )  # fmt: skip
         self._peer.failed(error)
-        # Also where it was what is new that was refused: the backlog is what can wait.
-        self._pace.refused(self._clock())
+        if first:
+            # Also where it was what is new that was refused: the backlog is what can wait. Probes
+            # of an outage say nothing of a rate.
+            self._pace.refused(self._clock())
         if self.policy.retry:
             self._give_back(batch)
             self._memory.make_room()

@@ -85,8 +85,8 @@ class Store(Protocol):
         """Bytes on disk at which dropping begins."""
         ...
 
-    def close(self) -> None:
-        """The end of an orderly run."""
+    def close(self, *, clean: bool = True) -> None:
+        """The end of a run; `clean` says in the ring that it was orderly."""
         ...
 
 
@@ -420,15 +420,19 @@ class Spool:
                 self._failed(error)
                 return None
 
-    async def close(self) -> None:
-        """Save what is left and close the ring in order."""
+    async def close(self, *, late: bool = False) -> None:
+        """Save what is left and close the ring in order.
+
+        `late` leaves out what costs another flush of a slow disk and loses nothing: what was
+        delivered last is delivered again, and the next start looks at every page."""
         self._refuse_strict()
-        await self.commit()
+        if self.unsaved_bytes or not late:
+            await self.commit()
         self._disarm()
         store, self._store = self._store, None
         if store is not None:
             try:
-                await self._in_thread(store.close)
+                await self._in_thread(lambda: store.close(clean=not late))
             except RingError as error:
                 _log.error("the ring was not closed in order", error=str(error))
         self._thread.shutdown(wait=False)
