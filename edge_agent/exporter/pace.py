@@ -7,6 +7,8 @@ after every refusal and while the peer is slow. What was just taken is not held 
 but what it needs is left free. `benchmarks.fleet` has what a fleet does by these rules.
 """
 
+import math
+
 # A fleet has hundreds of queues: what each sends at least is what their collector cannot escape.
 _LEAST_SHARE = 1 / 4096
 # After an outage: slow enough that a fleet's first pieces are no flood, and eight quick answers
@@ -14,6 +16,8 @@ _LEAST_SHARE = 1 / 4096
 _FIRST_SHARE = 1 / 256
 # A collector that queues is one that is about to refuse, and then refuses what is new as well.
 QUICK_S, SLOW_S = 0.25, 0.5
+# Of the quickest answer so far: what a satellite link takes says nothing of the collector behind.
+_QUICK_TIMES, _SLOW_TIMES, _SLOWEST_LINK_S = 1.5, 3.0, 1.0
 # Answers tell of a rate only after it has been in force for a while. Who has found the bound of its
 # collector once comes near it again with more care.
 _DOUBLE_AFTER_S, _CAREFUL_AFTER_S = 4.0, 20.0
@@ -29,6 +33,7 @@ class Pace:
         self._rate = bytes_per_s
         self._next_s = 0.0
         self._double_after_s = _DOUBLE_AFTER_S
+        self._best_s = math.inf
         # No change for the better before the one, for the worse before the other.
         self._double_s = 0.0
         self._halve_s = 0.0
@@ -48,13 +53,15 @@ class Pace:
 
     def acknowledged(self, latency_s: float, now_s: float) -> None:
         """The peer took a piece of the backlog within `latency_s`."""
-        if latency_s <= QUICK_S and now_s >= self._double_s:
+        self._best_s = min(self._best_s, latency_s, _SLOWEST_LINK_S)
+        quick_s = max(QUICK_S, _QUICK_TIMES * self._best_s)
+        if latency_s <= quick_s and now_s >= self._double_s:
             before = self._rate
             self._rate = min(before * 2, self._bound)
             # What was sent at the old rate is waited for at the new one.
             self._next_s = now_s + self.wait_s(now_s) * before / self._rate
             self._double_s = now_s + self._double_after_s
-        elif latency_s > SLOW_S and now_s >= self._halve_s:
+        elif latency_s > max(SLOW_S, _SLOW_TIMES * self._best_s) and now_s >= self._halve_s:
             # Not below where a queue starts: a slow link is no collector in need.
             self._halve(min(self._rate, self._bound * _FIRST_SHARE), now_s)
 

@@ -102,8 +102,9 @@ def test_refusals_never_end_a_backlog() -> None:
 
 
 def test_slow_answers_halve_it_as_far_as_it_began() -> None:
-    """A collector that queues is about to refuse; a slow link always answers so."""
+    """A collector that queues is about to refuse."""
     pace = Pace(BOUND)
+    pace.acknowledged(0.01, 0)
     pace.acknowledged(SLOW, 0)
     pace.acknowledged(SLOW, 3)
     assert pace.rate == BOUND / 2
@@ -118,7 +119,27 @@ def test_slow_answers_halve_it_as_far_as_it_began() -> None:
 def test_answers_in_between_change_nothing() -> None:
     """Neither quick nor slow: it is about right."""
     pace = begun()
+    pace.acknowledged(0.01, 0)
+    before = pace.rate
     pace.acknowledged(0.4, 100)
+    assert pace.rate == before
+
+
+def test_a_slow_link_is_not_taken_for_a_slow_collector() -> None:
+    """Answers are compared with the quickest: over a satellite each takes most of a second."""
+    pace = begun()
+    for second in range(0, 200, 20):
+        pace.acknowledged(0.7 + second / 1000, second)
+    assert pace.rate == BOUND
+    pace.acknowledged(2.2, 300)
+    assert pace.rate == BOUND / 2
+
+
+def test_answers_that_were_always_slow_are_a_collectors_fault() -> None:
+    """No link takes seconds."""
+    pace = begun()
+    for second in range(0, 200, 20):
+        pace.acknowledged(3.1, second)
     assert pace.rate == BOUND / 256
 
 
