@@ -33,7 +33,8 @@ MAX_ANONYMOUS_KB = 96 * 1024
 MAX_HEALTH_S = 1.0
 CALL_TIMEOUT_S = 10.0
 ALLOWED = {"grpc OK", "grpc UNAVAILABLE", "grpc DEADLINE_EXCEEDED", "http 200", "http 503"}
-LARGE = r.padded(3_900_000)
+# Of spans that a record of the ring can hold.
+LARGE = b"".join(r.padded(390_000) for _ in range(10))
 HALF = head(b"Content-Length: 8000000") + bytes(4_000_000)
 HALF_TAKEN = head(b"Content-Length: 3900000") + bytes(1_950_000)
 BOMBS = (500 * MIB, 60 * MIB)
