@@ -30,7 +30,7 @@ from edge_agent.exporter.pace import Pace
 from edge_agent.exporter.request import Request, Stamp, cut, fitted, senders
 from edge_agent.exporter.retry import Backoff, Client, Delivered, Denied, Outcome, Rejected, Retry
 from edge_agent.exporter.spool import Spool
-from edge_agent.ledger import Account
+from edge_agent.ledger import Account, Tally
 from edge_agent.log import Log
 from edge_agent.otlp.signal import Signal
 from edge_agent.ring.record import Lost, Ref, Totals
@@ -379,13 +379,7 @@ class Queue:
         if outcome is None:
             self._give_back(batch)
         else:
-            items = sum(r.items for r in batch)
-            refused = min(max(outcome.rejected_items, 0), items)
-            self.held.settle(batch)
-            self.account.spilled.add(items - refused, sum(r.size for r in batch))
-            if refused:
-                self.account.reject("partial_success", refused, 0)
-                self._last_drop_s = self._clock()
+            self._taken(batch, outcome, self.account.spilled)
         self._settled()
         self._wake.set()
 
@@ -403,14 +397,8 @@ class Queue:
 
     async def _send(self, batch: list[Request]) -> bool:
         """Send `batch`, in parts where it is rejected; whether the peer still takes data."""
-        # Export*ServiceRequest is one repeated field, so joined encodings of one signal are one
-        # request: batching never decodes.
-        body = batch[0].body if len(batch) == 1 else b"".join(r.body for r in batch)
-        if self._gate is not None and any(r.flags for r in batch):
-            signal, gate = self.account.signal, self._gate
-            body = b"".join(gate.body(signal, r) if r.flags else r.body for r in batch)
         started_s = self._clock()
-        outcome = await self._export(body)
+        outcome = await self.export(self._client, batch, say=not self.breaker.failing)
         match outcome:
             case Delivered():
                 self._delivered(batch, outcome, started_s)
@@ -426,13 +414,20 @@ class Queue:
                 return False
         return True
 
-    async def _export(self, body: bytes) -> Outcome:
+    async def export(self, client: Client, batch: Sequence[Request], *, say: bool) -> Outcome:
+        """What `client` makes of `batch`; its failure is logged where `say` is true."""
+        # Export*ServiceRequest is one repeated field, so joined encodings of one signal are one
+        # request: batching never decodes.
+        signal, gate = self.account.signal, self._gate
+        body = batch[0].body if len(batch) == 1 else b"".join(r.body for r in batch)
+        if gate is not None and any(r.flags for r in batch):
+            body = b"".join(gate.body(signal, r) if r.flags else r.body for r in batch)
         try:
-            return await self._client.export(self.account.signal, body)
+            return await client.export(signal, body)
         except Exception as error:  # noqa: BLE001 - whatever a peer's bytes may bring to light
             # A bug of ours, found by a peer that would find it again after every restart, while
             # what is in RAM would be lost by each.
-            if not self.breaker.failing:
+            if say:
                 _log.error("a client failed", **self._names(), exc_info=error)
             return Retry(f"our client failed: {error!r}")
 
@@ -452,16 +447,8 @@ class Queue:
         return pieces
 
     def _delivered(self, batch: Sequence[Request], outcome: Delivered, started_s: float) -> None:
-        items = sum(r.items for r in batch)
-        size = sum(r.size for r in batch)
         backlog = batch[0].staged
-        self.held.settle(batch)
-        refused = min(max(outcome.rejected_items, 0), items)
-        # The peer took the bytes; only items can be told apart in a partial success.
-        self.account.delivered.add(items - refused, size)
-        if refused:
-            self.account.reject("partial_success", refused, 0)
-            self._last_drop_s = self._clock()
+        self._taken(batch, outcome, self.account.delivered)
         if outcome.rejected_items or outcome.message:
             self._complain(
                 "the peer took a request in part", "partial_success",
@@ -471,6 +458,18 @@ class Queue:
         if backlog:
             self._pace.acknowledged(outcome.latency_s, self._clock())
         self._answered(started_s)
+
+    def _taken(self, batch: Sequence[Request], outcome: Delivered, tally: Tally) -> None:
+        """A peer has `batch`, but for what it refused in a partial success: count it in `tally`."""
+        items = sum(r.items for r in batch)
+        size = sum(r.size for r in batch)
+        self.held.settle(batch)
+        refused = min(max(outcome.rejected_items, 0), items)
+        # The peer took the bytes; only items can be told apart in a partial success.
+        tally.add(items - refused, size)
+        if refused:
+            self.account.reject("partial_success", refused, 0)
+            self._last_drop_s = self._clock()
 
     def _rejected(self, request: Request, outcome: Rejected, started_s: float) -> None:
         self.held.settle([request])

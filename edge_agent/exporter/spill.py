@@ -72,8 +72,7 @@ class Spill:
             return LOOK_S
         outcome: Outcome = Retry("cut short")
         try:
-            body = b"".join(request.body for request in batch)
-            outcome = await self._client.export(self._queue.account.signal, body)
+            outcome = await self._queue.export(self._client, batch, say=not self._failures)
         finally:
             self._queue.spilled(batch, outcome if isinstance(outcome, Delivered) else None)
         return self._after(batch, outcome)

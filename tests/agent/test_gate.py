@@ -8,10 +8,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
+from edge_agent.exporter.retry import Delivered
 from edge_agent.gate import HOLD_S, Gate
 from edge_agent.host.synchronised import correction
 from edge_agent.otlp.signal import Signal
-from tests.agent.exporter.test_queue import points
+from tests.agent.exporter.test_queue import ScriptedClient, points
 from tests.agent.exporter.test_spool import DOWN, Bench, Disk
 from tests.fakes import clock
 
@@ -157,5 +158,28 @@ def test_a_clock_that_is_right_costs_nothing(tmp_path: Path) -> None:
         device.set = True
         gate = gate_of(device)
         assert (gate.stamp(), gate.wait_s()) == (None, 0.0)
+
+    clock.run(main())
+
+
+def test_what_is_spilled_has_the_right_time_too(tmp_path: Path) -> None:
+    """Whoever takes it: the adapter keeps it for weeks."""
+
+    async def main() -> None:
+        device = Clock()
+        gate = gate_of(device)
+        bench = Bench(Disk(tmp_path), DOWN, gate=gate)
+        put(bench, gate, device.unix_nano())
+        true_nano = RIGHT_NANO + device.boottime_nano()
+        await asyncio.sleep(6)
+        device.set = gate.trusted = True
+        adapter = ScriptedClient()
+        batch = await bench.queue.lend()
+        outcome = await bench.queue.export(adapter, batch, say=True)
+        assert isinstance(outcome, Delivered)
+        bench.queue.spilled(batch, outcome)
+        assert [seen(body) for body in adapter.bodies] == [(true_nano, True)]
+        bench.balance()
+        await bench.stop()
 
     clock.run(main())

@@ -460,6 +460,39 @@ def test_traces_go_to_the_adapter_when_asked_for(tmp_path: Path, mode: str) -> N
     clock.run(main())
 
 
+def test_a_bug_in_the_client_of_the_adapter_ends_nothing(tmp_path: Path) -> None:
+    """As one in the collector's: what was lent waits, and is tried again."""
+
+    class Broken(ScriptedClient):
+        async def export(self, signal: Signal, body: bytes) -> Outcome:
+            if not self.calls:
+                self.calls.append((0.0, body))
+                raise KeyError("a bug")
+            return await super().export(signal, body)
+
+    async def main() -> None:
+        bench = Bench(Disk(tmp_path), DOWN, signal=Signal.TRACES, newest_first=True)
+        adapter = Broken()
+        spill = Spill(
+            bench.queue,
+            adapter,
+            mode="full",
+            backoff=Backoff(1.0, 30.0),
+            drain_rate=1 << 20,
+            share=lambda: 1.0,
+            clock=asyncio.get_running_loop().time,
+            jitter=lambda: 0.5,
+        )
+        bench.tasks.append(asyncio.create_task(spill.run()))
+        bench.put("a")
+        await asyncio.sleep(60)
+        assert (bench.account.spilled.items, bench.queue.items) == (1, 0)
+        bench.balance()
+        await bench.stop()
+
+    clock.run(main())
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_happens_the_ledger_adds_up_and_nothing_is_lost(tmp_path: Path, seed: int) -> None:
     """Random outcomes, faults of the disk and restarts: each item is delivered, rejected, or held;
