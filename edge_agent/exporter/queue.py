@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from edge_agent.complaints import Complaints
 from edge_agent.exporter.breaker import CLOSING_RETRY_S, Breaker
 from edge_agent.exporter.held import Held
 from edge_agent.exporter.memory import Memory
@@ -39,9 +40,7 @@ from edge_agent.ring.record import Lost, Ref, Totals
 JOIN_BYTES = 1 << 20
 # gRPC's default limit for one received message; a peer would refuse more, whatever we do.
 REQUEST_BYTES = 4 << 20
-# One line in this time about what a peer refuses for the same reason.
-COMPLAINT_S = 300.0
-_MAX_COMPLAINTS = 64
+_MAX_CULPRITS = 64
 # A ring that has a backlog and does not give it out is asked again after this.
 _UNREADABLE_S = 5.0
 
@@ -141,8 +140,8 @@ class Queue:
         self._closing = False
         self._last_drop_s: float | None = None
         self._dropping = False
-        # What the peer has against whose data: when it was last logged, and how often since.
-        self._complaints: dict[tuple[str, str], tuple[float, int]] = {}
+        # What the peer has against whose data.
+        self._complaints = Complaints(_MAX_CULPRITS)
         if spool is not None:
             spool.attach(self)
 
@@ -484,17 +483,10 @@ class Queue:
         self._answered(started_s)
 
     def _complain(self, event: str, code: str, **fields: Any) -> None:
-        """Log a loss by the peer's word; the same one, of the same service, again at most every
-        COMPLAINT_S."""
-        now = self._clock()
-        whose = (code, fields.get("service", ""))
-        logged_s, unsaid = self._complaints.get(whose, (-math.inf, 0))
-        if now - logged_s < COMPLAINT_S:
-            self._complaints[whose] = (logged_s, unsaid + 1)
+        """Log a loss by the peer's word; the same one, of the same service, now and then."""
+        unsaid = self._complaints.due(code, fields.get("service", ""), self._clock())
+        if unsaid is None:
             return
-        if len(self._complaints) >= _MAX_COMPLAINTS:
-            self._complaints.clear()
-        self._complaints[whose] = (now, 0)
         more: dict[str, Any] = {"since_last": unsaid} if unsaid else {}
         _log.error(event, **self._names(), code=code, **fields, **more)
 

@@ -16,12 +16,12 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from edge_agent.complaints import Complaints
 from edge_agent.ledger import Account
 from edge_agent.log import Log
 from edge_agent.otlp.batch import Admitted, Enricher, MalformedError, TooLargeError, split
 from edge_agent.otlp.signal import GRPC_PATHS, HTTP_PATHS, Signal
 from edge_agent.otlp.status import Code, Status, encode_status
-from edge_agent.receiver.complaints import Complaints
 
 # One message, uncompressed: gRPC's default limit, and what every peer takes.
 MAX_REQUEST_BYTES = 4 << 20

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from edge_agent.complaints import EVERY_S, MAX_SENDERS
 from edge_agent.ledger import Ledger
 from edge_agent.otlp.batch import Enricher
 from edge_agent.otlp.signal import GRPC_PATHS, HTTP_PATHS, Signal
 from edge_agent.otlp.status import Code, Status, decode_status
-from edge_agent.receiver.complaints import EVERY_S, MAX_SENDERS
 from edge_agent.receiver.core import (
     JSON,
     MAX_REQUEST_BYTES,
