@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from edge_agent.log import Log
 from edge_agent.otlp.signal import Signal
+from edge_agent.ring.opening import open_ring
 from edge_agent.ring.record import RingError
 from edge_agent.ring.store import Ring
 from edge_agent.state import StateDirectory
 
-# The queues' numbers in the ring, for good; and what each may always hold of it.
+# The queues' numbers in the ring, for good; and what each may always hold, of the ring as of RAM
+# (DESIGN, "Who loses at the cap").
 NUMBERS: Mapping[tuple[str, Signal], int] = {
     ("collector", Signal.METRICS): 1,
     ("collector", Signal.TRACES): 2,
@@ -39,25 +41,17 @@ def boot_id() -> bytes:
         return os.urandom(16)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Opener:
-    """Call it to open the ring of `max_bytes`; may be called again after it has failed.
-
-    `moved_aside` and `unclean` say what was found, for /health and /metrics.
-    """
+    """Call it to open the ring of `max_bytes`; may be called again after it has failed."""
 
     state: StateDirectory
     max_bytes: int
     strict: bool
     boot_id: bytes
-    moved_aside: str = ""
-    unclean: bool = False
 
     def __call__(self) -> Ring:
         """The ring; raises RingError with the remedy."""
-        # The ring's modules cost memory only where there is a ring.
-        from edge_agent.ring.opening import open_ring
-
         if self.state.problem:
             self.state.retry()
         if self.state.problem:
@@ -75,7 +69,6 @@ class Opener:
             strict=self.strict,
         )
         if opening.moved_aside:
-            self.moved_aside = opening.moved_aside
             _log.error(
                 "the ring could not be trusted and was moved aside, a new one is begun",
                 reason=opening.reason, moved_to=opening.moved_aside,
@@ -83,7 +76,6 @@ class Opener:
         elif opening.reason:
             _log.warning("the ring could not be changed", reason=opening.reason)
         if opening.unclean:
-            self.unclean = True
             _log.warning(
                 "the last run did not end in order: what it had in RAM alone is not accounted for",
                 remedy="none; that is at most buffer.flush_interval and a commit",

@@ -23,8 +23,7 @@ from edge_agent.host.machine import Machine
 from edge_agent.host.sampler import Sample, Sampler
 from edge_agent.host.synchronised import Synchronisation, correction
 from edge_agent.ledger import Ledger
-from edge_agent.opener import FLOORS as RING_FLOORS
-from edge_agent.opener import NUMBERS, Opener, boot_id
+from edge_agent.opener import FLOORS, NUMBERS, Opener, boot_id
 from edge_agent.otlp.batch import Enricher
 from edge_agent.otlp.sampling import sample
 from edge_agent.otlp.signal import Signal
@@ -34,10 +33,8 @@ from edge_agent.ring.policy import SLOT, budget
 from edge_agent.state import StateDirectory
 from edge_agent.transport.budget import Budget
 
-# All bodies in RAM, and what each queue may always hold of it (DESIGN, "Who loses at the cap").
+# All bodies in RAM.
 RAM_BYTES = 16 << 20
-FLOORS = {Signal.METRICS: 0.25, Signal.TRACES: 0.15, Signal.LOGS: 0.10}
-ADAPTER_FLOOR = 0.15
 # A record of the ring has a header and a table beside its entries.
 _RECORD_OVERHEAD_BYTES = 1024
 # Request bodies on their way in, of all connections together: counted before they are read.
@@ -71,9 +68,8 @@ class Parts:
         self.strict = buffer.durability == "strict"
         booted = boot_id()
         ring_bytes = buffer.max_slots * SLOT
-        self.opener = Opener(state, ring_bytes, self.strict, booted)
         self.spool = Spool(
-            self.opener,
+            Opener(state, ring_bytes, self.strict, booted),
             flush_s=buffer.flush_interval_s,
             boottime_nano=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             boot_id=booted,
@@ -119,14 +115,14 @@ class Parts:
         """A queue for each destination and signal that something is sent from and to."""
         config = self._config
         wanted = [
-            ("collector", signal, config.collector.order[signal] == "newest", FLOORS[signal])
+            ("collector", signal, config.collector.order[signal] == "newest")
             for signal in config.collector.endpoints
         ]
         if "adapter" in self.clients:
             # The adapter's rows have keys: order does not matter, and the newest is worth most.
-            wanted.append(("adapter", Signal.METRICS, True, ADAPTER_FLOOR))
+            wanted.append(("adapter", Signal.METRICS, True))
         retry = config.collector.retry
-        for destination, signal, newest_first, floor in wanted:
+        for destination, signal, newest_first in wanted:
             if signal not in config.telemetry.signals:
                 continue
             queue = Queue(
@@ -149,7 +145,7 @@ class Parts:
                 gate=self.gate,
                 jitter=jitter,
             )
-            self.memory.share(queue, floor)
+            self.memory.share(queue, FLOORS[queue.held.queue])
             yield queue
 
     def spill(self) -> Spill | None:
@@ -167,7 +163,7 @@ class Parts:
                     mode=config.adapter.spill,
                     backoff=Backoff(retry.initial_s, retry.max_s),
                     drain_rate=config.collector.drain_bytes_per_s,
-                    share=lambda: self.spool.share(number, RING_FLOORS[number]),
+                    share=lambda: self.spool.share(number, FLOORS[number]),
                     clock=time.monotonic,
                     jitter=jitter,
                 )
@@ -184,7 +180,7 @@ class Parts:
 
     def _opened(self) -> None:
         for queue in self.queues:
-            queue.opened()
+            queue.wake()
 
     def _offer(self, signal: Signal, pieces: Sequence[tuple[bytes, int]]) -> bool | Durable:
         """Take what an app sends, all of it or nothing."""

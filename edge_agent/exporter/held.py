@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from edge_agent.exporter.loans import Loans
 from edge_agent.exporter.request import Request
-from edge_agent.ring.record import Ack, Lost, Record, Ref, Totals
+from edge_agent.ring.record import Lost, Record, Ref, Totals
 
 
 class Held:
@@ -244,10 +244,6 @@ class Held:
         self.bytes -= gone_bytes
         self.shelved_items -= gone_items
         return gone_items, gone_bytes
-
-    def acks(self) -> list[Ack]:
-        """What the ring may forget."""
-        return self.loans.acks()
 
     # The numbers
 

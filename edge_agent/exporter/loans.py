@@ -36,9 +36,6 @@ class Loans:
         # Those with entries that are settled and not acknowledged.
         self._settled: set[int] = set()
 
-    def __contains__(self, position: object) -> bool:
-        return position in self._loans
-
     def positions(self) -> frozenset[int]:
         """The records that nobody else may read."""
         return frozenset(self._loans)

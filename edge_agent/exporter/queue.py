@@ -215,12 +215,8 @@ class Queue:
             _log.error("a record of the ring was lost", **self._names(), reason=lost.reason,
                        items=items, bytes=size)  # fmt: skip
 
-    def saved(self) -> None:
-        """A commit has changed what we hold."""
-        self._wake.set()
-
-    def opened(self) -> None:
-        """The gate is open."""
+    def wake(self) -> None:
+        """Look again what can be sent: a commit has changed what we hold, or the gate is open."""
         self._wake.set()
 
     def _say_dropping(self, event: str) -> None:

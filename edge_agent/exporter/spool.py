@@ -124,7 +124,7 @@ class Owner(Protocol):
         """`request` was admitted, and the ring has it at `ref`."""
         ...
 
-    def saved(self) -> None:
+    def wake(self) -> None:
         """A commit has changed what it holds."""
         ...
 
@@ -306,7 +306,7 @@ class Spool:
             if (requests := owner.held.unsaved())
         ]
         arriving = [pair for requests, _ in strict for pair in requests]
-        acks = [ack for owner in self._owners.values() for ack in owner.held.acks()]
+        acks = [ack for owner in self._owners.values() for ack in owner.held.loans.acks()]
         appends = [(owner.held.queue, self._entries(requests)) for owner, requests in batches]
         appends += [(owner.held.queue, self._entries([request])) for owner, request in arriving]
         if not (appends or acks or store.wants_commit or self.problem):
@@ -344,7 +344,7 @@ class Spool:
         else:
             self._worked()
         for owner in self._owners.values():
-            owner.saved()
+            owner.wake()
         if self._anything:
             self.noticed()
 

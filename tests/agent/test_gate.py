@@ -81,7 +81,7 @@ def test_what_was_held_leaves_with_the_right_time(tmp_path: Path, after_s: int) 
         device = Clock()
         gate = gate_of(device)
         bench = Bench(Disk(tmp_path), gate=gate)
-        gate.opened = bench.queue.opened
+        gate.opened = bench.queue.wake
         opening = asyncio.create_task(gate.run())
         put(bench, gate, device.unix_nano())
         true_nano = RIGHT_NANO + device.boottime_nano()

@@ -122,7 +122,7 @@ class HeldMachine(RuleBasedStateMachine):
     @rule(room=st.booleans(), during=st.booleans())
     def save(self, room: bool, during: bool) -> None:
         """A commit, and a call that may end while it is written; without room nothing is placed."""
-        unsaved, acks = self.held.unsaved(), self.held.acks()
+        unsaved, acks = self.held.unsaved(), self.held.loans.acks()
         for ack in acks:
             for index in ack.entries or ():
                 self.ring.get(ack.position, {}).pop(index, None)

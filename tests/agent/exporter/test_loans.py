@@ -26,7 +26,7 @@ def test_what_is_settled_is_acknowledged_while_others_of_its_record_are_under_wa
     (ack,) = loans.acks()
     assert ack == Ack(1, 7, frozenset({1}))
     loans.acknowledged(ack)
-    assert 7 not in loans
+    assert 7 not in loans.positions()
 
 
 def test_what_is_settled_during_a_commit_is_acknowledged_by_the_next() -> None:

@@ -24,22 +24,11 @@ from edge_agent.ring.record import Ack, Committed, Entry, Oldest, RingError
 from edge_agent.ring.store import Ring
 from tests.agent.exporter.test_queue import AWAY, ScriptedClient, names_in, points
 from tests.fakes import clock
+from tests.fakes.inline import Inline
 
 BOOT = b"b" * 16
 UNIX_NANO = 1_700_000_000_000_000_000
 DOWN = [AWAY] * 10_000
-
-
-class Inline(Executor):
-    """Runs at once, so that fake time stands still meanwhile."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        done: Future[Any] = Future()
-        try:
-            done.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001  (a future's own way)
-            done.set_exception(error)
-        return done
 
 
 class InTurn(Inline):
