@@ -3,6 +3,9 @@
 import errno
 import os
 import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import lmdb
 import pytest
@@ -13,6 +16,8 @@ from edge_agent.ring.opening import DATA, Opening, open_ring
 from edge_agent.ring.record import NOTHING, QUEUE_FULL, RingError
 from edge_agent.ring.store import Ring
 from tests.agent.ring.model import BOOT, FLOORS, MIB, Model, check_pages, entry, open_small
+
+NOBODY = 65534
 
 
 def fill(ring: Ring, model: Model, commits: int, serial: int = 0) -> None:
@@ -165,12 +170,28 @@ def test_no_room_to_grow_or_to_copy_leaves_the_size(
     check_pages(ring_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_directory_that_may_not_be_written_is_an_error(ring_path: str) -> None:
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may write anywhere: be somebody else."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_directory_that_may_not_be_written_is_an_error() -> None:
     """With the remedy."""
-    os.makedirs(ring_path, mode=0o500)
-    with pytest.raises(RingError) as error:
-        open_small(ring_path)
+    # Not pytest's directory, which others may not look into.
+    with tempfile.TemporaryDirectory() as parent:
+        os.chmod(parent, 0o755)
+        ring_path = os.path.join(parent, "ring")
+        os.makedirs(ring_path, mode=0o555)
+        with as_nobody(), pytest.raises(RingError) as error:
+            open_small(ring_path)
+    assert error.value.errno == errno.EACCES
     assert "BUFFER_PATH" in error.value.remedy
 
 
